@@ -104,9 +104,7 @@ def violations(root: Path) -> list[str]:
 
 def test_every_import_is_allowed() -> None:
     for package in PACKAGES:
-        assert list((ROOT / package).rglob("*.py")), (
-            f"{package}/ holds no module to judge"
-        )
+        assert list((ROOT / package).rglob("*.py")), f"{package}/ holds no module to judge"
     assert violations(ROOT) == []
 
 
