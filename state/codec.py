@@ -1,0 +1,133 @@
+"""Bytes of one entity's log in RocksDB.
+
+Grammar (little-endian; golden files in tests/format hold it):
+
+    record  := crc:u32 version:u8 kind:u8 width:u16 life:u16 texts:u16|0xFFFF rows:u32 chunks:u32
+               covers:i64 newest:i64 life_word:i64{life} [texts:u32] text{texts} column{2 + width}
+    text    := length:u32 utf8{length}
+    column  := i64{rows}                      time, position, participation words, values
+    kind    := 0 (an entity: its newest rows) | 1 (a sealed chunk of older rows)
+
+`crc` is the CRC-32 of all that follows it. TEXT columns hold indices into the record's own texts, so that a
+record can be read alone. `chunks` of an entity is how many sealed chunks it has; of a chunk it is 0.
+A record counts as broken when its crc, version, width, life or length is not what it must be.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from state.errors import StateError, StateRefused
+
+VERSION = 1
+ENTITY, CHUNK = 0, 1
+_HEAD = struct.Struct("<BBHHHIIqq")
+_CRC = struct.Struct("<I")
+_U32 = struct.Struct("<I")
+_LONG = 0xFFFF
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One decoded record. rows: int64[2 + width, n]; texts of its TEXT columns; life: int64[life]."""
+
+    kind: int
+    rows: I64
+    texts: list[str]
+    life: I64
+    chunks: int
+    covers_ms: int
+    newest_ms: int
+
+
+def encode(
+    kind: int,
+    columns: bytes,
+    rows: int,
+    width: int,
+    texts: Sequence[bytes],
+    life: bytes,
+    chunks: int,
+    covers_ms: int,
+    newest_ms: int,
+) -> bytes:
+    """Return one record; `columns` are the bytes of int64[2 + width, rows], C order."""
+    count = len(texts)
+    head = _HEAD.pack(
+        VERSION, kind, width, len(life) // 8, min(count, _LONG), rows, chunks, covers_ms, newest_ms
+    )
+    parts = [head, life]
+    if count:
+        if count >= _LONG:
+            parts.append(_U32.pack(count))
+        for text in texts:
+            parts.append(_U32.pack(len(text)))
+            parts.append(text)
+    parts.append(columns)
+    body = b"".join(parts)
+    return _CRC.pack(zlib.crc32(body)) + body
+
+
+def decode(data: bytes, width: int, life: int, what: str) -> Stored:
+    """Return the record in `data`; `what` names it in errors.
+
+    Raises StateRefused for a newer version, StateError for a broken record (restore the shard, or name a
+    fresh --state and replay).
+    """
+    if len(data) < 4 + _HEAD.size or _CRC.unpack_from(data)[0] != zlib.crc32(memoryview(data)[4:]):
+        raise StateError(f"{what} is damaged (checksum): restore this state folder from a backup")
+    version, kind, got_width, got_life, texts, rows, chunks, covers, newest = _HEAD.unpack_from(data, 4)
+    if version != VERSION:
+        raise StateRefused(f"{what} has format {version}, this release reads {VERSION}: use the newer release")
+    if got_width != width or got_life != life:
+        raise StateRefused(
+            f"{what} has {got_width} words a row and {got_life} of lifetime, not {width} and {life}: "
+            "it belongs to another definition; name a fresh --state"
+        )
+    at = 4 + _HEAD.size
+    life_words = np.frombuffer(data, np.int64, life, at)
+    at += 8 * life
+    if texts == _LONG:
+        texts = _U32.unpack_from(data, at)[0]
+        at += 4
+    found = []
+    for _ in range(texts):
+        length = _U32.unpack_from(data, at)[0]
+        found.append(data[at + 4 : at + 4 + length].decode())
+        at += 4 + length
+    if len(data) - at != 8 * rows * (2 + width):
+        raise StateError(f"{what} is damaged (length): restore this state folder from a backup")
+    matrix = np.frombuffer(data, np.int64, rows * (2 + width), at).reshape(2 + width, rows)
+    return Stored(kind, matrix, found, life_words, chunks, covers, newest)
+
+
+def newest_of(data: bytes) -> int:
+    """Return an entity record's newest event time without decoding its rows."""
+    return int(_HEAD.unpack_from(data, 4)[8])
+
+
+def localize(words: I64, owner: I64) -> tuple[I64, I64, I64]:
+    """Renumber text ids record by record.
+
+    words: text ids; owner: the record each belongs to (same length, any order). Returns (local ids int64[n],
+    the distinct ids of each record one after the other, starts of each record's part there [records + 1]).
+    Cost: one sort of n words.
+    """
+    records = int(owner.max()) + 1 if len(owner) else 0
+    order = np.lexsort((words, owner))
+    sorted_owner, sorted_words = owner[order], words[order]
+    fresh = np.ones(len(order), bool)
+    fresh[1:] = (sorted_owner[1:] != sorted_owner[:-1]) | (sorted_words[1:] != sorted_words[:-1])
+    index = np.cumsum(fresh) - 1
+    starts = np.searchsorted(sorted_owner[fresh], np.arange(records + 1))
+    local = np.empty(len(order), np.int64)
+    local[order] = index - starts[sorted_owner]
+    return local, sorted_words[fresh], starts.astype(np.int64)

@@ -1,0 +1,59 @@
+"""Keys of one shard's RocksDB.
+
+    meta   := "m"                                    what this shard is (JSON)
+    commit := "c"                                    the last commit: offsets, sequences, watermarks, dirty set (JSON)
+    entity := "e" view[6] key utf8                   an entity's record, with its newest rows
+    chunk  := "r" view[6] length:u32be key utf8 time:u64be position:u64be
+                                                     older rows; named by the first row's place when it was sealed
+    view   := first 6 bytes of the view's fingerprint
+
+Big-endian with the sign bit flipped, so that key order is (time, position) order.
+"""
+
+from __future__ import annotations
+
+import struct
+
+META = b"m"
+COMMIT = b"c"
+_PLACE = struct.Struct(">QQ")
+_SIGN = 1 << 63
+_MASK = (1 << 64) - 1
+
+
+def view_tag(fingerprint: str) -> bytes:
+    """Return the 6 bytes that stand for a view version."""
+    return bytes.fromhex(fingerprint[:12])
+
+
+def entity(tag: bytes, key: str) -> bytes:
+    """Return the key of an entity's record."""
+    return b"e" + tag + key.encode()
+
+
+def entity_text(raw: bytes) -> str:
+    """Return the entity key text in an entity record's key."""
+    return raw[7:].decode()
+
+
+def chunk_prefix(tag: bytes, key: str) -> bytes:
+    """Return what the keys of all of an entity's chunks begin with."""
+    text = key.encode()
+    return b"r" + tag + len(text).to_bytes(4, "big") + text
+
+
+def place(time_ms: int, position: int) -> bytes:
+    """Return 16 bytes that sort as (time, position)."""
+    return _PLACE.pack((time_ms + _SIGN) & _MASK, (position + _SIGN) & _MASK)
+
+
+def read_place(raw: bytes) -> tuple[int, int]:
+    """Return (time, position) of the last 16 bytes of a chunk's key."""
+    time_ms, position = _PLACE.unpack(raw[-16:])
+    return time_ms - _SIGN, position - _SIGN
+
+
+def after(prefix: bytes) -> bytes:
+    """Return the smallest key greater than all keys that begin with `prefix`."""
+    trimmed = prefix.rstrip(b"\xff")
+    return trimmed[:-1] + bytes([trimmed[-1] + 1])

@@ -1,0 +1,179 @@
+"""One shard: its RocksDB, its views' caches, and the commit's steps 1 and 3.
+
+    step 1  Apply         `ViewState.fresh` + `ViewState.apply`: rows at or below the applied offset are dropped
+    step 2  Emit          not here: `dataflows.operators` sends values, with the served mark, to the store
+    step 3  Commit state  `Shard.commit`: ONE synced batch of dirty rows, offsets, watermarks and the dirty set
+    step 4  Commit epoch  not here: Bytewax stores the pointer that `Shard.pointer` returns, always after 3
+
+The *dirty set* is every key emitted since the last epoch that has proved durable; a restart emits it again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookback.windows.plan import ViewPlan
+from state import faults, keys
+from state.errors import StateRefused
+from state.rocksdb import Database, Put
+from state.view import ViewState
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """One view as the state sees it."""
+
+    name: str
+    fingerprint: str
+    plan: ViewPlan
+
+
+def create_shard(path: Path, shard: int, shards: int, views: Sequence[ViewSpec]) -> None:
+    """Make an empty shard at `path`; one that is there already is left as it is."""
+    db = Database(path, create=True)
+    try:
+        if db.get(keys.META) is None:
+            meta = {
+                "format": FORMAT,
+                "shard": shard,
+                "shards": shards,
+                "views": {v.name: v.fingerprint for v in views},
+            }
+            db.write([(keys.META, json.dumps(meta).encode())])
+    finally:
+        db.close()
+
+
+class Shard:
+    """An open shard."""
+
+    def __init__(self, path: Path, shard: int, shards: int, views: Sequence[ViewSpec], db: Database) -> None:
+        """Read what the last commit left. Raises StateRefused where it isn't this shard of this job."""
+        self.path = path
+        self.shard = shard
+        self._db = db
+        self._check(shard, shards, views)
+        self.views = [ViewState(v.name, v.fingerprint, v.plan, db) for v in views]
+        self.watermarks: dict[str, int] = {}
+        self.dirty: list[set[str]] = [set() for _ in views]
+        self.epoch = 0
+        self._restore()
+
+    def _check(self, shard: int, shards: int, views: Sequence[ViewSpec]) -> None:
+        raw = self._db.get(keys.META)
+        if raw is None:
+            raise StateRefused(f"{self.path} holds no shard: restore it from a backup, or name a fresh --state")
+        meta = json.loads(raw)
+        if meta["format"] != FORMAT:
+            raise StateRefused(
+                f"{self.path} has state format {meta['format']}, this release reads {FORMAT}: "
+                "use the release that wrote it"
+            )
+        if (meta["shard"], meta["shards"]) != (shard, shards):
+            raise StateRefused(
+                f"{self.path} is shard {meta['shard']} of {meta['shards']}, not {shard} of {shards}: "
+                "the folder was moved or the shard count changed; put it back"
+            )
+        for view in views:
+            if meta["views"].get(view.name, view.fingerprint) != view.fingerprint:
+                raise StateRefused(
+                    f"{self.path} holds view {view.name} in version {meta['views'][view.name][:12]}, the definition "
+                    f"says {view.fingerprint[:12]}: name a fresh --state for the changed definition"
+                )
+
+    def _restore(self) -> None:
+        raw = self._db.get(keys.COMMIT)
+        if raw is None:
+            return
+        commit = json.loads(raw)
+        self.epoch = commit["epoch"]
+        self.watermarks = commit["watermarks"]
+        for view, dirty in zip(self.views, self.dirty, strict=True):
+            known = commit["views"].get(view.name)
+            if known is not None:
+                view.applied = known["applied"]
+                view.sequence = known["sequence"]
+                dirty.update(known["dirty"])
+
+    def pointer(self) -> tuple[int, int]:
+        """Return what Bytewax stores for this shard in step 4: (shard, commits so far)."""
+        return self.shard, self.epoch
+
+    def check_pointer(self, pointer: tuple[int, int]) -> None:
+        """Refuse a state that lacks a commit which Bytewax has recorded."""
+        if pointer[0] != self.shard or pointer[1] > self.epoch:
+            raise StateRefused(
+                f"{self.path} is older than the job's recovery store (commit {self.epoch}, recorded {pointer[1]}): "
+                "its disk was lost or rolled back; restore both from one backup, or name a fresh --state"
+            )
+
+    def commit(self, wait: Callable[[str], None] | None = None) -> None:
+        """Commit step 3: write dirty rows, offsets, watermarks and the dirty set as one synced batch."""
+        faults.reach("3-before", self.shard)
+        puts: list[Put] = []
+        slots = [view.dirty_slots() for view in self.views]
+        for view, dirty in zip(self.views, slots, strict=True):
+            puts.extend(view.puts(dirty))
+        if faults.off("synced_batch"):
+            # A test's switch: rows and offsets apart, as a commit that isn't atomic would leave them.
+            self._db.write(self._commit_record(), wait)
+            faults.reach("3-torn", self.shard)
+            self._db.write(puts, wait)
+        else:
+            self._db.write([*puts, *self._commit_record()], wait)
+        for view, dirty in zip(self.views, slots, strict=True):
+            view.stored(dirty)
+        faults.reach("3-after", self.shard)
+
+    def _commit_record(self) -> list[Put]:
+        self.epoch += 1
+        commit = {
+            "epoch": self.epoch,
+            "watermarks": self.watermarks,
+            "views": {
+                view.name: {
+                    "applied": view.applied,
+                    "sequence": view.sequence,
+                    "dirty": sorted(dirty),
+                }
+                for view, dirty in zip(self.views, self.dirty, strict=True)
+            },
+        }
+        return [(keys.COMMIT, json.dumps(commit, ensure_ascii=False).encode())]
+
+    def proved_durable(self) -> None:
+        """Forget the dirty set: the first batch of an epoch proves that the one before is durable everywhere."""
+        for dirty in self.dirty:
+            dirty.clear()
+
+    def evict(self, cache_bytes: int) -> None:
+        """Free clean logs until the caches hold at most `cache_bytes`."""
+        total = sum(view.log.nbytes for view in self.views)
+        if total <= cache_bytes:
+            return
+        for view in self.views:
+            view.evict(cache_bytes * view.log.nbytes // total)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that the caches hold now."""
+        return sum(view.log.nbytes for view in self.views)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+
+def read_commit(path: Path) -> Mapping[str, object]:
+    """Return a shard's last commit as JSON, also while a job has it open (for `lookback status`)."""
+    db = Database(path, read_only=True)
+    try:
+        raw = db.get(keys.COMMIT)
+        return {} if raw is None else dict(json.loads(raw))
+    finally:
+        db.close()
