@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # What a model service may have to install only for what it uses: never at the top of a module.
 ON_USE = {"pandas", "polars", "redis", "boto3", "botocore"}
 IMPORT_NAME = {"pyyaml": "yaml"}
+COMES_WITH = {"llvmlite", "pydantic_core"}  # the other halves of numba and pydantic, pinned by them
 
 
 def within(name: str, package: str) -> bool:
@@ -64,7 +65,7 @@ def imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[tuple[s
 def core_dependencies() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {re.split(r"[^a-z0-9_-]", line.lower())[0] for line in project["dependencies"]}
-    return {IMPORT_NAME.get(name, name.replace("-", "_")) for name in names}
+    return COMES_WITH | {IMPORT_NAME.get(name, name.replace("-", "_")) for name in names}
 
 
 def problem(module: str, target: str, at_import: bool, core: set[str]) -> str | None:

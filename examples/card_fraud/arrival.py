@@ -32,7 +32,7 @@ class Arrived:
         return self._behind(LATENESS_MS)
 
     def out_of_order(self) -> npt.NDArray[np.bool_]:
-        """Return which events are older than the partition's watermark at all; the late ones are among them."""
+        """Return which events are older than the partition's watermark at all, late or not."""
         return self._behind(0)
 
     def _behind(self, by_ms: int) -> npt.NDArray[np.bool_]:
