@@ -1,0 +1,172 @@
+"""The protocol every online store keeps: what is written, what is read, who may write.
+
+Owns: the shapes that cross between the job, a store and the reader, and the choice of a store by its URI.
+Refuses: anything of one store's layout.
+
+What holds for every store, whatever the order of writes and crashes:
+
+    rows         a set keyed by (time, position): inserting one again changes nothing, and no fence applies
+    values       fenced: a record lower in `sequence` or `as_of_ms` than the stored one is not taken
+    covers_from  never falls; rows at or before it are not part of the record any more
+    marks        written in one transaction with the values that they describe; an offset never falls
+    owner        one generation a (fingerprint, shard): the newest that wrote; an older one is refused
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lookback.errors import UsageError
+from lookback.windows.plan import ROW_HEAD, ViewPlan
+
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+
+NEVER = int(np.iinfo(np.int64).min)  # `covers_from_ms` of an entity that was never trimmed
+
+MAX_ROWS = 1000  # rows an entity keeps in the online store,
+MAX_ROW_BYTES = 64 << 10  # and bytes of them: beyond either its record turns stale
+
+
+def row_limit(plan: ViewPlan) -> int:
+    """Return how many rows an entity of this view may keep in an online store.
+
+    >>> row_limit(ViewPlan(columns=(), bits=0, features=()))
+    1000
+    """
+    return min(MAX_ROWS, MAX_ROW_BYTES // (8 * (ROW_HEAD + plan.width)))
+
+
+@dataclass(frozen=True)
+class ViewWrite:
+    """What one view of one shard has new: n distinct entities, m rows.
+
+    words, status: int64[n_out, n] and uint8[n_out, n], as the kernel gives them; TEXT words index `texts`.
+    row_starts, rows: rows[:, row_starts[i]:row_starts[i + 1]] are the rows of entity i that the store may
+    not have yet, any order; TEXT columns index `texts`.
+    replace[i]: the rows given are all that the entity has; what the store holds besides is deleted.
+    covers_from_ms[i]: evaluation reaches back to there, `NEVER` if nothing was dropped yet.
+    life: int64[n, L] lifetime accumulators, the rows at or before covers_from_ms folded in.
+    marks: source part -> offset that these values include (the shard's served mark after this write).
+    """
+
+    view: str
+    fingerprint: str
+    shard: int
+    keys: Sequence[str]
+    event_time_ms: I64
+    as_of_ms: I64
+    sequence: int
+    watermark_ms: int
+    words: I64
+    status: U8
+    row_starts: I64
+    rows: I64
+    covers_from_ms: I64
+    replace: Bool
+    life: I64
+    texts: Sequence[str]
+    marks: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a store holds of one entity.
+
+    rows: int64[2 + width, m] sorted by (time, position), all later than covers_from_ms; TEXT columns index
+    `texts`. words: int64[n_out] as of as_of_ms, TEXT words index `texts`. stale: the rows passed the store's
+    limit and were dropped; only words and status tell anything.
+    """
+
+    event_time_ms: int
+    as_of_ms: int
+    sequence: int
+    watermark_ms: int
+    covers_from_ms: int
+    stale: bool
+    words: I64
+    status: U8
+    rows: I64
+    life: I64
+    texts: list[str]
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """One record to read."""
+
+    fingerprint: str
+    key: str
+    plan: ViewPlan
+
+
+class StoreWriter(Protocol):
+    """The writing side, for the views of one job; one thread at a time."""
+
+    def marks(self, fingerprint: str, shard: int) -> dict[str, int] | None:
+        """Take the shard over for this generation and return its served mark; None: nothing is known of it.
+
+        From here on a write of an older generation to this shard is refused, so the mark stands still.
+
+        Raises: RefusedError when a newer generation owns the shard.
+        """
+
+    def write(self, writes: Sequence[ViewWrite]) -> list[I64]:
+        """Write all in one transaction; return for each the indices of entities whose record is stale.
+
+        A stale record takes rows again with a write that has `replace` set and fits `row_limit`.
+
+        Raises: RefusedError when a newer generation owns a shard, StoreError when the store fails; then
+        nothing was written, and the same call may be made again.
+        """
+
+    def flush(self) -> None:
+        """Return once everything written is durable."""
+
+    def close(self) -> None:
+        """Let go of the store; not durable without `flush`."""
+
+
+class OnlineStore(Protocol):
+    """One online store; reading is safe from several threads."""
+
+    def claim(self, job: str) -> int:
+        """Return a new generation for this run of `job`, above all before; its workers share it."""
+
+    def writer(self, plans: Mapping[str, ViewPlan], generation: int, names: Mapping[str, str]) -> StoreWriter:
+        """Open for writing the views of `plans` (by fingerprint; `names` are the views' names)."""
+
+    def marks(self, fingerprint: str, shard: int) -> dict[str, int] | None:
+        """Return the shard's served mark; None: the store knows nothing of it (new or emptied)."""
+
+    def versions(self) -> dict[str, str]:
+        """Return fingerprint -> view name of all that a writer was ever opened for."""
+
+    def read(self, lookups: Sequence[Lookup]) -> list[Record | None]:
+        """Return each record as of one moment, None where the entity is unknown.
+
+        Raises: StoreError when a record is damaged or the store has never seen a fingerprint.
+        """
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+
+def open_store(uri: str, *, write: bool = False) -> OnlineStore:
+    """Open the store that a URI names, for reading alone unless `write` is set.
+
+    Raises: UsageError for a URI of no known kind, StoreError when there is nothing to read.
+    """
+    scheme, colon, rest = uri.partition(":")
+    if scheme == "lmdb" and rest:
+        from lookback.stores.lmdb import LmdbStore
+
+        return LmdbStore(rest, write=write)
+    what = f"no store is called {scheme!r}" if colon else f"{uri!r} is no store URI"
+    raise UsageError(f"{what}: write lmdb:PATH, the folder that `lookback run` writes to.")

@@ -1,0 +1,165 @@
+"""The embedded online store: one LMDB folder, read by any number of processes while the job writes.
+
+Owns: claims, marks and reading. Refuses: where things lie (`lmdb_tables`), the bytes of a record
+(`lmdb_record`), writing (`lmdb_writer`), files and maps (`lmdb_environment`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import lmdb
+import numpy as np
+
+from lookback.errors import RefusedError, StoreError, UsageError
+from lookback.stores.base import Lookup, Record
+from lookback.stores.lmdb_environment import FIRST_MAP_BYTES, META, Environment
+from lookback.stores.lmdb_record import STALE, Layout, layout_of, pack_key, unpack_record
+from lookback.stores.lmdb_tables import (
+    GENERATION,
+    U64,
+    Databases,
+    claim_key,
+    databases,
+    read_rows,
+    read_texts,
+    shard_key,
+    view_key,
+)
+from lookback.stores.lmdb_writer import LmdbWriter
+from lookback.windows.plan import ViewPlan
+
+
+class LmdbStore:
+    """An online store in a folder; see `OnlineStore`."""
+
+    def __init__(
+        self, path: str | Path, *, write: bool = False, first_map_bytes: int = FIRST_MAP_BYTES
+    ) -> None:
+        self.path = Path(path).expanduser()
+        self.env = Environment.acquire(self.path, write=write, first_map_bytes=first_map_bytes)
+        self._writable = write
+        self._layouts: dict[str, Layout] = {}
+        self._closed = False
+
+    # ---- who writes
+
+    def claim(self, job: str) -> int:
+        """Return a new generation for this run of `job`."""
+        meta = self._meta(create=True)
+
+        def work(txn: lmdb.Transaction[bytes]) -> int:
+            generation = U64.unpack(txn.get(GENERATION, U64.pack(0), db=meta))[0] + 1
+            txn.put(GENERATION, U64.pack(generation), db=meta)
+            txn.put(claim_key(generation), job.encode(), db=meta)
+            return int(generation)
+
+        return self.env.writing(work)
+
+    def writer(self, plans: Mapping[str, ViewPlan], generation: int, names: Mapping[str, str]) -> LmdbWriter:
+        """Open for writing the views of `plans`."""
+        meta = self._meta(create=True)
+
+        def work(txn: lmdb.Transaction[bytes]) -> None:
+            for fingerprint in plans:
+                txn.put(view_key(fingerprint), names.get(fingerprint, "").encode(), db=meta)
+
+        self.env.writing(work)
+        return LmdbWriter(self.env, plans, generation)
+
+    def _meta(self, *, create: bool) -> lmdb._Database:
+        if create and not self._writable:
+            raise UsageError(f"the online store {self.path} was opened for reading: open it with write=True.")
+        meta = self.env.database(META, create=create)
+        if meta is None:
+            raise StoreError(f"the online store {self.path} is empty: start `lookback run` with it first.")
+        return meta
+
+    # ---- what is there
+
+    def marks(self, fingerprint: str, shard: int) -> dict[str, int] | None:
+        """Return the shard's served mark, None where the store knows nothing of it."""
+        meta = self._meta(create=self._writable)
+        with self.env.reading() as txn:
+            raw = txn.get(shard_key(b"mark", fingerprint, shard), db=meta)
+            return None if raw is None else {str(k): int(v) for k, v in json.loads(bytes(raw)).items()}
+
+    def versions(self) -> dict[str, str]:
+        """Return fingerprint -> view name of all views that were ever written here."""
+        meta = self._meta(create=self._writable)
+        found: dict[str, str] = {}
+        with self.env.reading() as txn:
+            cursor = txn.cursor(meta)
+            if cursor.set_range(b"view"):
+                for key, name in cursor:
+                    if bytes(key[:4]) != b"view":
+                        break
+                    found[str(key[4:], "utf-8")] = str(name, "utf-8")
+        return found
+
+    def entities(self, fingerprint: str) -> int:
+        """Return how many entities of a view have a record."""
+        dbs = databases(self.env, fingerprint, create=False)
+        if dbs is None:
+            return 0
+        with self.env.reading() as txn:
+            return int(txn.stat(dbs.values)["entries"])
+
+    # ---- reading
+
+    def read(self, lookups: Sequence[Lookup]) -> list[Record | None]:
+        """Return each record as of one moment, None where the entity is unknown."""
+        opened = [databases(self.env, lookup.fingerprint, create=False) for lookup in lookups]
+        records: list[Record | None] = []
+        with self.env.reading() as txn:
+            for lookup, dbs in zip(lookups, opened, strict=True):
+                if dbs is None:
+                    raise StoreError(
+                        f"the online store {self.path} has never seen a view with fingerprint "
+                        f"{lookup.fingerprint[:12]}: run the job with this definition."
+                    )
+                layout = self._layouts.get(lookup.fingerprint)
+                if layout is None:
+                    layout = self._layouts[lookup.fingerprint] = layout_of(lookup.plan)
+                try:
+                    records.append(_read(txn, dbs, layout, lookup.key))
+                except (StoreError, RefusedError) as error:
+                    raise type(error)(
+                        f"the online store {self.path} can't give entity {lookup.key!r} of view "
+                        f"{lookup.fingerprint[:12]}: {error}"
+                    ) from None
+        return records
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if not self._closed:
+            self._closed = True
+            self.env.release()
+
+
+def _read(txn: lmdb.Transaction[memoryview], dbs: Databases, layout: Layout, text: str) -> Record | None:
+    key = pack_key(text)
+    raw = txn.get(key, db=dbs.values)
+    if raw is None:
+        return None
+    head = unpack_record(raw, layout, text)
+    texts = [""]
+    if head.flags & STALE:
+        rows = np.empty((layout.row_words, 0), np.int64)
+    else:
+        rows = read_rows(txn, dbs, layout, key)
+        if rows.size and rows[0, 0] <= head.covers_from_ms:  # trimmed, but not deleted yet
+            rows = rows[:, int(rows[0].searchsorted(head.covers_from_ms, side="right")) :]
+        if head.dictionary:
+            texts = read_texts(txn, dbs, key, head.dictionary)
+    words = head.words
+    for column in layout.text_outputs:
+        words[column] += len(texts)
+    if head.texts:
+        texts = texts + head.texts
+    return Record(
+        head.event_time_ms, head.as_of_ms, head.sequence, head.watermark_ms, head.covers_from_ms,
+        bool(head.flags & STALE), words, head.status, rows, head.life, texts,
+    )  # fmt: skip

@@ -1,0 +1,332 @@
+"""The one handle that a process has on an LMDB store's files, shared by its readers and writers.
+
+Owns: opening, growing, adopting another process's growth, reopening after a failure, and turning LMDB's
+errors into sentences. Refuses: to know what is stored.
+
+LMDB allows a file to be open only once in a process, and its map to be resized only while no transaction of
+the process is open: so there is one `Environment` a path, counted, and a gate that transactions pass.
+
+The data file is written through a shared map (a commit then costs a fifth of what it costs by `pwrite`).
+Such a map kills the process with SIGBUS where the disk has no room for a page, so the file's blocks are
+allocated before the map grows over them, and a full disk is an ordinary error there. Only one process
+allocates at a time (it holds LMDB's writer lock).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import lmdb
+
+from lookback.errors import LookbackError, RefusedError, StoreError, UsageError
+
+T = TypeVar("T")
+
+FORMAT_KEY = b"lookback"
+FORMAT = b"online store 1"
+META = b"meta"
+FIRST_MAP_BYTES = 16 << 20
+MAX_GROWTH_BYTES = 1 << 30
+MAX_DATABASES = 1024
+MAX_READERS = 1022
+ROOM = getattr(os, "posix_fallocate", None)  # without it (macOS) the file is written by pwrite
+
+
+class Environment:
+    """An open LMDB folder; get one with `acquire`, give it back with `release`."""
+
+    _open: ClassVar[dict[tuple[int, str], Environment]] = {}
+    _registry: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, path: Path, key: tuple[int, str], first_map_bytes: int) -> None:
+        self.path = path
+        self.writable = False
+        self._key = key
+        self._users = 0
+        self._first_map_bytes = first_map_bytes
+        self._gate = threading.Condition()
+        self._active = 0
+        self._dbs: dict[bytes, lmdb._Database] = {}
+        self._env: lmdb.Environment | None = None
+
+    @classmethod
+    def acquire(cls, path: Path, *, write: bool, first_map_bytes: int = FIRST_MAP_BYTES) -> Environment:
+        """Open the store at `path`, or share the handle that this process has.
+
+        Raises: UsageError when `path` can't be a store, StoreError when there is none to read or it is
+        damaged, RefusedError when something else lives there.
+        """
+        key = (os.getpid(), os.path.realpath(path))
+        with cls._registry:
+            found = cls._open.get(key) or cls(path, key, first_map_bytes)
+            with found._exclusive():
+                if found._env is None or (write and not found.writable):
+                    found._reopen(write)
+            found._users += 1
+            cls._open[key] = found
+            return found
+
+    def release(self) -> None:
+        """Close the files when this was the last user."""
+        with self._registry:
+            self._users -= 1
+            if self._users == 0:
+                self._open.pop(self._key, None)
+                with self._exclusive():
+                    self._close()
+
+    # ---- transactions
+
+    @contextmanager
+    def reading(self) -> Iterator[lmdb.Transaction[memoryview]]:
+        """Yield a read transaction; its buffers are valid until it ends."""
+        txn = self._begin_read()
+        try:
+            yield txn
+        except lmdb.Error as error:
+            raise self.failed(error) from None
+        finally:
+            txn.abort()
+            self._leave()
+
+    def writing(self, work: Callable[[lmdb.Transaction[bytes]], T]) -> T:
+        """Run `work` in one write transaction, again from its start when the map had to grow.
+
+        Raises: StoreError when the disk is full or the file damaged; nothing is written then and the call
+        may be repeated. What `work` raises itself ends the transaction without effect.
+        """
+        while True:
+            mend: Callable[[], None]
+            self._enter()
+            try:
+                with self.env.begin(write=True) as txn:
+                    return work(txn)
+            except lmdb.MapFullError:
+                mend = self._grow
+            except lmdb.MapResizedError:
+                mend = self._adopt
+            except lmdb.PanicError:
+                mend = self._recover
+            except lmdb.Error as error:
+                raise self.failed(error) from None
+            finally:
+                self._leave()
+            mend()
+
+    def database(self, name: bytes, *, create: bool, rows: bool = False) -> lmdb._Database | None:
+        """Return a named database's handle, None where it does not exist and `create` is not set.
+
+        Not to be called within a transaction of this process's same thread.
+        """
+        known = self._dbs.get(name)
+        if known is not None:
+            return known
+        while True:
+            try:
+                with self._exclusive():
+                    db = self.env.open_db(name, create=create, dupsort=rows, dupfixed=rows)
+                    self._dbs[name] = db
+                    return db
+            except lmdb.NotFoundError:
+                return None
+            except lmdb.MapFullError:
+                self._grow()
+            except lmdb.MapResizedError:
+                self._adopt()
+            except lmdb.DbsFullError:
+                raise StoreError(
+                    f"the online store {self.path} holds too many views ({MAX_DATABASES // 3}): "
+                    "write new ones to another store."
+                ) from None
+            except lmdb.Error as error:
+                raise self.failed(error) from None
+
+    def sync(self) -> None:
+        """Return once all committed transactions are on the disk."""
+        self._enter()
+        try:
+            self.env.sync(True)
+        except lmdb.Error as error:
+            raise self.failed(error) from None
+        finally:
+            self._leave()
+
+    def check_readers(self) -> None:
+        """Forget readers that died, so that the pages they looked at are used again."""
+        self.env.reader_check()
+
+    @property
+    def env(self) -> lmdb.Environment:
+        """Return LMDB's handle."""
+        if self._env is None:
+            raise StoreError(f"the online store {self.path} was closed: open it again.")
+        return self._env
+
+    # ---- the gate: any number of transactions, or one change of the map
+
+    def _enter(self) -> None:
+        with self._gate:
+            self._active += 1
+
+    def _leave(self) -> None:
+        with self._gate:
+            self._active -= 1
+            if not self._active:
+                self._gate.notify_all()
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        with self._gate:
+            while self._active:
+                self._gate.wait()
+            yield
+
+    def _begin_read(self) -> lmdb.Transaction[memoryview]:
+        while True:
+            self._enter()
+            try:
+                return self.env.begin(buffers=True)
+            except lmdb.MapResizedError:
+                self._leave()
+                self._adopt()
+            except lmdb.Error as error:
+                self._leave()
+                raise self.failed(error) from None
+            except BaseException:
+                self._leave()
+                raise
+
+    # ---- opening and growing, all within the gate
+
+    def _reopen(self, write: bool) -> None:
+        self._close()
+        data = self.path / "data.mdb"
+        if write:
+            _prepare_folder(self.path)
+        elif not data.is_file():
+            raise StoreError(
+                f"there is no online store at {self.path}: start `lookback run` with --store "
+                f"lmdb:{self.path}, or name the folder it writes to."
+            )
+        size = max(self._first_map_bytes, data.stat().st_size if data.exists() else 0)
+        try:
+            self._env = lmdb.open(
+                str(self.path), map_size=size, max_dbs=MAX_DATABASES, max_readers=MAX_READERS,
+                max_spare_txns=8, readonly=not write, create=write, sync=not write, metasync=not write,
+                writemap=write and ROOM is not None, map_async=write, readahead=False, lib_version=0,
+            )  # fmt: skip
+            self.writable = write
+            if write:
+                self._env.reader_check()
+                self._allocate(size)
+            self._check_format(write)
+        except (lmdb.Error, OSError) as error:
+            self._close()
+            raise self.failed(error) from None
+        except LookbackError:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        self._dbs.clear()
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def _check_format(self, write: bool) -> None:
+        with self.env.begin(write=write) as txn:
+            found = txn.get(FORMAT_KEY)
+            if found == FORMAT:
+                return
+            if found is not None:
+                layout = found.decode("utf-8", "replace")
+                raise RefusedError(
+                    f"the online store {self.path} has the layout {layout!r}, this release knows "
+                    f"{FORMAT.decode()!r}: use the release that wrote it, or name another folder."
+                )
+            if txn.stat()["entries"]:
+                raise RefusedError(f"{self.path} is another program's LMDB folder: name another one.")
+            if not write:
+                raise StoreError(f"the online store {self.path} is empty: start `lookback run` first.")
+            txn.put(FORMAT_KEY, FORMAT)
+
+    def _allocate(self, size: int) -> None:
+        """Reserve the disk's blocks for a map of `size` bytes; raises OSError where there is no room."""
+        if ROOM is None:
+            return
+        with self.env.begin(write=True):  # LMDB's writer lock: nobody writes through the map meanwhile
+            fd = os.open(self.path / "data.mdb", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                ROOM(fd, 0, size)
+            finally:
+                os.close(fd)
+
+    def _grow(self) -> None:
+        """Double the map, by MAX_GROWTH_BYTES at most, or catch up with a process that did."""
+        with self._exclusive():
+            now = int(self.env.info()["map_size"])
+            there = (self.path / "data.mdb").stat().st_size
+            size = there if there > now else now + min(now, MAX_GROWTH_BYTES)
+            try:
+                self._allocate(size)
+                self.env.set_mapsize(size)
+            except lmdb.MapResizedError:
+                self.env.set_mapsize(0)
+            except (lmdb.Error, OSError) as error:
+                raise self.failed(error) from None
+
+    def _adopt(self) -> None:
+        with self._exclusive():
+            try:
+                self.env.set_mapsize(0)
+            except lmdb.Error as error:
+                raise self.failed(error) from None
+
+    def _recover(self) -> None:
+        """Open again after LMDB gave its handle up (a failed write of its head page)."""
+        with self._exclusive():
+            self._reopen(self.writable)
+
+    # ---- errors
+
+    def failed(self, error: lmdb.Error | OSError) -> StoreError:
+        """Return what to tell the user about an error of LMDB or of the file system."""
+        code = error.errno if isinstance(error, OSError) else error.code
+        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return StoreError(
+                f"the disk of the online store {self.path} is full: make room there, writing then goes on."
+            )
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return StoreError(
+                f"the online store {self.path} can't be opened: give this user the right to write in the "
+                "folder (readers too, for the lock file)."
+            )
+        if isinstance(error, lmdb.ReadersFullError):
+            return StoreError(f"the online store {self.path} has {MAX_READERS} readers: close some.")
+        damaged = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
+        if isinstance(error, damaged):
+            return StoreError(
+                f"{self.path}/data.mdb is damaged or no LMDB file ({error}): move the folder away and start "
+                "the job with an empty store, it writes the values again."
+            )
+        return StoreError(f"the online store {self.path} failed: {error}.")
+
+
+def _prepare_folder(path: Path) -> None:
+    """Make the folder, or refuse one that holds anything but a store."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file: name a folder for the online store.")
+    if path.exists() and not (path / "data.mdb").exists():
+        others = sorted(p.name for p in path.iterdir() if p.name not in ("lock.mdb", "lost+found"))
+        if others:
+            raise RefusedError(
+                f"{path} holds other files ({others[0]}) and no online store: name an empty folder."
+            )
+    with suppress(FileExistsError):
+        path.mkdir(parents=True)

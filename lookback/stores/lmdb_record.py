@@ -1,0 +1,245 @@
+"""The bytes of an entity in LMDB: its key, its record, its rows and its dictionary.
+
+Owns the grammar below (spelled out byte by byte in docs/online-record.md) and the refusal of a record that
+breaks it. Refuses: transactions, fences, limits.
+
+    key    := 0x01 utf8            entity key text of at most MAX_KEY_TEXT bytes
+            | 0x02 sha256          a longer one; its text is kept in the record and compared
+    record := head word{outputs} life{lives} status{outputs} text{text_outputs} [keytext] crc32
+    text   := length:u32 utf8
+    row    := word{2 + width}      each big-endian with its sign bit flipped, so bytes sort as numbers do
+    chunk  := version:u8 crc32 text*                  up to CHUNK_TEXTS texts of an entity's dictionary
+
+Everything else is little-endian. A record is broken when it is shorter than its counts say, has counts other
+than its view's, a checksum that differs, or another key's text; it is refused when its version is newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from struct import Struct, unpack_from
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+from lookback.errors import RefusedError, StoreError
+from lookback.stores.base import I64, U8
+from lookback.windows.plan import ROW_HEAD, Kind, Result, ViewPlan
+
+VERSION = 1
+MAX_KEY_TEXT = 480  # LMDB's keys end at 511 bytes
+CHUNK_TEXTS = 32
+STALE = 1  # flag: rows were dropped
+HASHED = 2  # flag: the key's text follows
+
+HEAD = np.dtype(
+    [
+        ("version", "u1"),
+        ("flags", "u1"),
+        ("outputs", "<u2"),
+        ("lives", "<u2"),
+        ("reserved", "<u2"),
+        ("rows_at_most", "<u4"),
+        ("texts", "<u4"),
+        ("event_time_ms", "<i8"),
+        ("as_of_ms", "<i8"),
+        ("sequence", "<i8"),
+        ("watermark_ms", "<i8"),
+        ("covers_from_ms", "<i8"),
+        ("oldest_ms", "<i8"),
+    ]
+)
+HEAD_STRUCT = Struct("<BBHHHIIqqqqqq")
+assert HEAD.itemsize == HEAD_STRUCT.size == 64
+_LENGTH = Struct("<I")
+_SIGN = np.int64(np.iinfo(np.int64).min)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What of a plan decides the bytes of its records."""
+
+    outputs: int
+    row_words: int
+    text_outputs: tuple[int, ...]  # output columns that hold text ids
+    text_rows: tuple[int, ...]  # row words that hold text ids
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one stored row."""
+        return 8 * self.row_words
+
+
+def layout_of(plan: ViewPlan) -> Layout:
+    """Return the layout of a plan's records."""
+    outputs: list[int] = []
+    for feature, start, end in zip(plan.features, plan.out_starts, plan.out_starts[1:], strict=False):
+        if feature.result is Result.TEXT:
+            outputs.extend(range(start + 1 if feature.is_list else start, end))
+    first = ROW_HEAD + plan.words
+    rows = (first + i for i, column in enumerate(plan.columns) if column.kind is Kind.TEXT)
+    return Layout(plan.out_starts[-1], ROW_HEAD + plan.width, tuple(outputs), tuple(rows))
+
+
+def pack_key(text: str) -> bytes:
+    r"""Return the LMDB key of an entity key text.
+
+    >>> pack_key("c1")
+    b'\x01c1'
+    """
+    raw = text.encode()
+    return b"\x01" + raw if len(raw) <= MAX_KEY_TEXT else b"\x02" + sha256(raw).digest()
+
+
+def chunk_key(key: bytes, chunk: int) -> bytes:
+    """Return the LMDB key of an entity's dictionary chunk."""
+    return key + chunk.to_bytes(4, "big")
+
+
+def pack_rows(rows: I64) -> bytes:
+    """Return rows int64[row_words, m] as m stored rows, one after the other."""
+    return np.ascontiguousarray((rows ^ _SIGN).T, dtype=">i8").tobytes()
+
+
+def unpack_rows(raw: bytes | memoryview, key_bytes: int, row_words: int) -> I64:
+    """Return int64[row_words, m], C-contiguous, of m stored rows with `key_bytes` before each."""
+    item = key_bytes + 8 * row_words
+    if len(raw) % item:
+        raise StoreError(f"{len(raw)} bytes of rows are no multiple of {item}.")
+    table = np.ndarray((row_words, len(raw) // item), ">i8", raw, key_bytes, (8, item))
+    out = table.astype(np.int64, order="C")
+    out ^= _SIGN
+    return out
+
+
+def pack_text(text: str) -> bytes:
+    """Return one text of a record's tail or of a dictionary."""
+    raw = text.encode()
+    return _LENGTH.pack(len(raw)) + raw
+
+
+def unpack_texts(raw: bytes | memoryview, start: int, end: int) -> list[str]:
+    """Return the texts in raw[start:end]; raises StoreError where one runs over the end."""
+    texts = []
+    while start < end:
+        if start + 4 > end:
+            raise StoreError("a text's length is cut off.")
+        (length,) = unpack_from("<I", raw, start)
+        start += 4
+        if start + length > end:
+            raise StoreError("a text is cut off.")
+        texts.append(str(raw[start : start + length], "utf-8"))
+        start += length
+    return texts
+
+
+def pack_chunk(texts: Sequence[str]) -> bytes:
+    """Return a dictionary chunk."""
+    body = b"".join(map(pack_text, texts))
+    return bytes([VERSION]) + _LENGTH.pack(crc32(body)) + body
+
+
+def unpack_chunk(raw: bytes | memoryview) -> list[str]:
+    """Return the texts of a dictionary chunk; raises StoreError when it is damaged."""
+    if len(raw) < 5:
+        raise StoreError("a dictionary chunk is cut off.")
+    check_version(raw[0])
+    if crc32(raw[5:]) != unpack_from("<I", raw, 1)[0]:
+        raise StoreError("a dictionary chunk's checksum differs.")
+    return unpack_texts(raw, 5, len(raw))
+
+
+def check_version(version: int) -> None:
+    """Refuse a record of a layout that this release doesn't know."""
+    if version == 0:
+        raise StoreError("the record has version 0, which no release writes.")
+    if version > VERSION:
+        raise RefusedError(
+            f"the online store holds records of layout {version}, this release reads up to {VERSION}: "
+            "use the release that wrote it, or name another store."
+        )
+
+
+def pack_records(
+    layout: Layout,
+    heads: npt.NDArray[np.void],
+    words: I64,
+    life: I64,
+    status: U8,
+    tails: Sequence[bytes] | None,
+) -> list[bytes]:
+    """Return one record an entity.
+
+    heads: HEAD[n]. words: int64[outputs, n], life: int64[n, L], status: uint8[outputs, n]. tails: what
+    follows the status (texts, key text), None where no record has any.
+    """
+    n, lives = life.shape
+    fixed = HEAD.itemsize + 9 * layout.outputs + 8 * lives
+    table = np.empty((n, fixed), np.uint8)
+    at = HEAD.itemsize
+    table[:, :at] = heads.view(np.uint8).reshape(n, at)
+    body = np.empty((n, layout.outputs + lives), "<i8")
+    body[:, : layout.outputs] = words.T
+    body[:, layout.outputs :] = life
+    end = at + 8 * (layout.outputs + lives)
+    table[:, at:end] = body.view(np.uint8).reshape(n, end - at)
+    table[:, end:] = status.T
+    flat = table.tobytes()
+    parts = [flat[i : i + fixed] for i in range(0, n * fixed, fixed)]
+    if tails is not None:
+        parts = [part + tail for part, tail in zip(parts, tails, strict=True)]
+    pack = _LENGTH.pack
+    return [part + pack(crc32(part)) for part in parts]
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """One record, checked; `texts` are those of its TEXT outputs, in their order."""
+
+    flags: int
+    rows_at_most: int
+    dictionary: int
+    event_time_ms: int
+    as_of_ms: int
+    sequence: int
+    watermark_ms: int
+    covers_from_ms: int
+    words: I64
+    status: U8
+    life: I64
+    texts: list[str]
+
+
+def unpack_record(raw: bytes | memoryview, layout: Layout, key_text: str) -> Unpacked:
+    """Return a record, checked against its view and its key.
+
+    Raises: StoreError when it is damaged, RefusedError when its version is newer.
+    """
+    if not raw:
+        raise StoreError("the record is empty.")
+    check_version(raw[0])
+    if len(raw) < HEAD_STRUCT.size + 4 or crc32(raw[:-4]) != unpack_from("<I", raw, len(raw) - 4)[0]:
+        raise StoreError("the record's checksum differs.")
+    _, flags, outputs, lives, _, rows, dictionary, event, as_of, sequence, watermark, covers, _ = (
+        HEAD_STRUCT.unpack_from(raw)
+    )
+    end = HEAD_STRUCT.size + 9 * outputs + 8 * lives
+    if outputs != layout.outputs or end + 4 > len(raw):
+        raise StoreError(f"the record has {outputs} outputs, the view {layout.outputs}.")
+    body = np.frombuffer(raw, "<i8", outputs + lives, HEAD_STRUCT.size).astype(np.int64)
+    status = np.frombuffer(raw, np.uint8, outputs, end - outputs).copy()
+    texts: list[str] = []
+    if len(raw) > end + 4:
+        texts = unpack_texts(raw, end, len(raw) - 4)
+    expected = len(layout.text_outputs) + (1 if flags & HASHED else 0)
+    if len(texts) != expected:
+        raise StoreError(f"the record has {len(texts)} texts, its view {expected}.")
+    if flags & HASHED and texts.pop() != key_text:
+        raise StoreError("the record belongs to another entity of the same hash.")
+    return Unpacked(
+        flags, rows, dictionary, event, as_of, sequence, watermark, covers,
+        body[:outputs], status, body[outputs:], texts,
+    )  # fmt: skip

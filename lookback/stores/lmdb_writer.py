@@ -1,0 +1,330 @@
+"""Writing to LMDB: the fence, the set of rows, the trim and the marks, in one transaction.
+
+Owns: what becomes of the stored record of each entity in a `ViewWrite`. Refuses: opening files, the bytes.
+
+Of each entity, in this order, all or nothing:
+
+    1  fence    the write's values are taken where sequence >= stored and as_of_ms >= stored
+    2  covers   taken: max(stored, given); else as stored
+    3  rows     those later than covers are put, a row that is there already stays as it is; a taken write
+                with `replace` deletes what was there before
+    4  limit    more rows than the view's limit: all are deleted and the record turns stale
+    5  trim     rows at or before covers are deleted, once the oldest is a good deal older (a reader
+                leaves them out anyway)
+    6  record   written with the values taken, or with the stored ones
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import lmdb
+import numpy as np
+import numpy.typing as npt
+
+from lookback.errors import RefusedError, StoreError
+from lookback.stores.base import I64, NEVER, Bool, ViewWrite, row_limit
+from lookback.stores.lmdb_dictionary import Dictionaries, TextRows
+from lookback.stores.lmdb_environment import META, Environment
+from lookback.stores.lmdb_record import (
+    HASHED,
+    HEAD,
+    MAX_KEY_TEXT,
+    STALE,
+    VERSION,
+    Layout,
+    check_version,
+    layout_of,
+    pack_key,
+    pack_records,
+    pack_rows,
+    pack_text,
+)
+from lookback.stores.lmdb_tables import U64, Databases, claim_key, databases, shard_key
+from lookback.windows.plan import Status, ViewPlan
+
+ALWAYS = int(np.iinfo(np.int64).max)
+_SIGN = 1 << 63
+Heads = npt.NDArray[np.void]
+if TYPE_CHECKING:
+    Txn = lmdb.Transaction[bytes]
+
+
+@dataclass
+class _View:
+    """A view being written: constants of its plan, and its open databases."""
+
+    fingerprint: str
+    layout: Layout
+    limit: int
+    slack_ms: int  # rows older than covers by less than this are not worth a seek
+    text_rows: TextRows
+    list_outputs: tuple[tuple[int, int], ...]  # (first, end) output columns of lists of texts
+    dbs: Databases
+    dictionaries: Dictionaries = field(default_factory=Dictionaries)
+
+
+class LmdbWriter:
+    """Writes the views of one job; see `StoreWriter`. One thread at a time."""
+
+    def __init__(self, env: Environment, plans: Mapping[str, ViewPlan], generation: int) -> None:
+        self._env = env
+        self._generation = generation
+        self._meta = env.database(META, create=True)
+        self._views: dict[str, _View] = {}
+        for fingerprint, plan in plans.items():
+            dbs = databases(env, fingerprint, create=True)
+            assert dbs is not None
+            self._views[fingerprint] = _view(fingerprint, plan, dbs)
+        self._settled = True  # the dictionaries in memory are those of the last commit
+
+    def marks(self, fingerprint: str, shard: int) -> dict[str, int] | None:
+        """Take the shard over and return its served mark, None where the store knows nothing of it."""
+
+        def work(txn: Txn) -> dict[str, int] | None:
+            self._own(txn, fingerprint, shard)
+            raw = txn.get(shard_key(b"mark", fingerprint, shard), db=self._meta)
+            return None if raw is None else {str(k): int(v) for k, v in json.loads(raw).items()}
+
+        return self._env.writing(work)
+
+    def write(self, writes: Sequence[ViewWrite]) -> list[I64]:
+        """Write all in one transaction; return for each the indices of entities whose record is stale."""
+        packed = [[pack_key(text) for text in write.keys] for write in writes]
+
+        def work(txn: Txn) -> list[I64]:
+            if not self._settled:  # an earlier try was rolled back
+                for view in self._views.values():
+                    view.dictionaries.forget()
+            self._settled = False
+            stale = []
+            for write, keys in zip(writes, packed, strict=True):
+                self._own(txn, write.fingerprint, write.shard)
+                stale.append(_write_view(txn, self._views[write.fingerprint], write, keys))
+                self._mark(txn, write)
+            return stale
+
+        stale = self._env.writing(work)
+        self._settled = True
+        return stale
+
+    def flush(self) -> None:
+        """Return once everything written is on the disk."""
+        self._env.sync()
+        self._env.check_readers()
+
+    def close(self) -> None:
+        """Forget what is cached; the store stays open."""
+        self._views.clear()
+
+    def _own(self, txn: Txn, fingerprint: str, shard: int) -> None:
+        key = shard_key(b"owner", fingerprint, shard)
+        owner = U64.unpack(txn.get(key, U64.pack(0), db=self._meta))[0]
+        if owner > self._generation:
+            job = (txn.get(claim_key(owner), b"?", db=self._meta) or b"?").decode()
+            raise RefusedError(
+                f"the job {job!r} has taken over the online store {self._env.path} (shard {shard} of view "
+                f"{fingerprint[:12]}): stop one of the two jobs."
+            )
+        if owner < self._generation:
+            txn.put(key, U64.pack(self._generation), db=self._meta)
+
+    def _mark(self, txn: Txn, write: ViewWrite) -> None:
+        key = shard_key(b"mark", write.fingerprint, write.shard)
+        raw = txn.get(key, db=self._meta)
+        marks: dict[str, int] = json.loads(raw) if raw else {}
+        for part, offset in write.marks.items():
+            marks[part] = max(int(offset), marks.get(part, int(offset)))
+        txn.put(key, json.dumps(marks, sort_keys=True).encode(), db=self._meta)
+
+
+def _view(fingerprint: str, plan: ViewPlan, dbs: Databases) -> _View:
+    layout = layout_of(plan)
+    lists = tuple(
+        (start, end)
+        for feature, start, end in zip(plan.features, plan.out_starts, plan.out_starts[1:], strict=False)
+        if feature.is_list and start + 1 in layout.text_outputs
+    )
+    reach = max((f.window_ms + f.delay_ms for f in plan.features if f.window_ms is not None), default=0)
+    return _View(fingerprint, layout, row_limit(plan), reach // 8, TextRows(plan), lists, dbs)
+
+
+def _write_view(txn: Txn, view: _View, write: ViewWrite, keys: list[bytes]) -> I64:
+    """Carry out steps 1 to 6 for every entity of the write; return the stale ones."""
+    old, raw = _stored(txn, view, keys)
+    taken = (write.sequence >= old["sequence"]) & (write.as_of_ms >= old["as_of_ms"])
+    heads = np.zeros(len(keys), HEAD)
+    covers = np.where(taken, np.maximum(old["covers_from_ms"], write.covers_from_ms), old["covers_from_ms"])
+    replace = write.replace & taken
+    heads["version"] = VERSION
+    heads["flags"] = np.where(replace, 0, old["flags"] & STALE)
+    heads["outputs"] = view.layout.outputs
+    heads["lives"] = write.life.shape[1]
+    heads["rows_at_most"] = np.where(replace, 0, old["rows_at_most"])
+    heads["texts"] = np.where(replace, 0, old["texts"])
+    heads["oldest_ms"] = np.where(replace, ALWAYS, old["oldest_ms"])
+    heads["event_time_ms"] = write.event_time_ms
+    heads["as_of_ms"] = write.as_of_ms
+    heads["sequence"] = write.sequence
+    heads["watermark_ms"] = write.watermark_ms
+    heads["covers_from_ms"] = covers
+    for i in np.flatnonzero(replace & (old["rows_at_most"] > 0)).tolist():
+        txn.delete(keys[i], db=view.dbs.rows)
+    for i in np.flatnonzero(replace & (old["texts"] > 0)).tolist():
+        view.dictionaries.drop(txn, view.dbs, keys[i], int(old["texts"][i]))
+    _put_rows(txn, view, write, keys, heads)
+    _limit_and_trim(txn, view, keys, heads)
+    _put_records(txn, view, write, keys, heads, taken, old, raw)
+    return np.flatnonzero(heads["flags"] & STALE).astype(np.int64)
+
+
+def _stored(txn: Txn, view: _View, keys: list[bytes]) -> tuple[Heads, dict[int, bytes]]:
+    """Return the stored heads, HEAD[n], and by index the stored records; an unknown entity's is lowest."""
+    found = txn.cursor(view.dbs.values).getmulti(keys)
+    heads = np.zeros(len(keys), HEAD)
+    for name in ("event_time_ms", "as_of_ms", "sequence", "covers_from_ms"):
+        heads[name] = NEVER
+    heads["oldest_ms"] = ALWAYS
+    if not found:
+        return heads, {}
+    size = HEAD.itemsize
+    stored = np.frombuffer(b"".join([raw[:size] for _, raw in found]), np.uint8)
+    if stored.size != size * len(found):
+        raise StoreError(f"a record of view {view.fingerprint[:12]} is cut off: start with an empty store.")
+    table = stored.view(HEAD)
+    for version in np.unique(table["version"]).tolist():
+        check_version(version)
+    if (table["outputs"] != view.layout.outputs).any():
+        raise StoreError(f"a record of view {view.fingerprint[:12]} is damaged: start with an empty store.")
+    if len(found) == len(keys):
+        return table, {i: raw for i, (_, raw) in enumerate(found)}
+    at, where = 0, []
+    for key, _ in found:  # in the order of `keys`, with gaps
+        while keys[at] != key:
+            at += 1
+        where.append(at)
+        at += 1
+    heads[where] = table
+    return heads, {i: raw for i, (_, raw) in zip(where, found, strict=True)}
+
+
+def _put_rows(txn: Txn, view: _View, write: ViewWrite, keys: list[bytes], heads: Heads) -> None:
+    """Step 3, and the half of step 4 that needs no count: more new rows than the limit."""
+    given = np.diff(write.row_starts)
+    over = given > view.limit
+    heads["flags"] |= np.where(over, STALE, 0).astype(np.uint8)
+    owner = np.repeat(np.arange(len(keys)), given)
+    keep = (write.rows[0] > heads["covers_from_ms"][owner]) & (heads["flags"][owner] & STALE == 0)
+    rows = write.rows
+    if not keep.all():
+        rows, owner = rows[:, keep], owner[keep]
+    if not owner.size:
+        return
+    if view.layout.text_rows:
+        rows = view.dictionaries.translate(
+            txn, view.dbs, view.text_rows, keys, owner, rows, write.texts, heads
+        )
+    flat, size = pack_rows(rows), view.layout.row_bytes
+    whose = owner.tolist()
+    items = [(keys[i], flat[at : at + size]) for i, at in zip(whose, range(0, len(flat), size), strict=True)]
+    txn.cursor(view.dbs.rows).putmulti(items, dupdata=True)
+    counts = np.bincount(owner, minlength=len(keys))
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    there = owner[starts]
+    heads["rows_at_most"] += counts.astype(np.uint32)
+    heads["oldest_ms"][there] = np.minimum(heads["oldest_ms"][there], np.minimum.reduceat(rows[0], starts))
+
+
+def _limit_and_trim(txn: Txn, view: _View, keys: list[bytes], heads: Heads) -> None:
+    """Carry out steps 4 and 5.
+
+    `rows_at_most` counts a row put twice: only beyond the limit is it worth counting them.
+    """
+    full = heads["rows_at_most"] > view.limit
+    floor = np.maximum(heads["covers_from_ms"], NEVER + view.slack_ms + 1) - view.slack_ms
+    old = (heads["oldest_ms"] < floor) & (heads["covers_from_ms"] > NEVER)
+    if full.any() or old.any():
+        cursor = txn.cursor(view.dbs.rows)
+        for i in np.flatnonzero(full | old).tolist():
+            head = heads[i]
+            _trim(cursor, keys[i], head)
+            if full[i]:
+                head["rows_at_most"] = cursor.count() if cursor.set_key(keys[i]) else 0
+                if head["rows_at_most"] > view.limit:
+                    head["flags"] |= STALE
+    for i in np.flatnonzero(heads["flags"] & STALE).tolist():
+        head = heads[i]
+        txn.delete(keys[i], db=view.dbs.rows)
+        if head["texts"]:
+            view.dictionaries.drop(txn, view.dbs, keys[i], int(head["texts"]))
+        head["rows_at_most"], head["texts"], head["oldest_ms"] = 0, 0, ALWAYS
+
+
+def _trim(cursor: lmdb.Cursor[bytes], key: bytes, head: np.void) -> None:
+    """Delete an entity's rows at or before covers_from_ms."""
+    bound = ((int(head["covers_from_ms"]) + _SIGN) & (2 * _SIGN - 1)).to_bytes(8, "big")
+    gone, oldest = 0, ALWAYS
+    there = cursor.set_key(key)
+    while there:
+        time = cursor.value()[:8]
+        if time > bound:
+            oldest = int.from_bytes(time, "big") - _SIGN
+            break
+        there = cursor.delete() and cursor.key() == key
+        gone += 1
+    head["rows_at_most"] = max(0, int(head["rows_at_most"]) - gone)
+    head["oldest_ms"] = oldest
+
+
+def _put_records(
+    txn: Txn, view: _View, write: ViewWrite, keys: list[bytes], heads: Heads,
+    taken: Bool, old: Heads, raw: dict[int, bytes],
+) -> None:  # fmt: skip
+    """Step 6."""
+    hashed = [i for i, text in enumerate(write.keys) if len(text) * 4 > MAX_KEY_TEXT and keys[i][0] == 2]
+    if hashed:
+        heads["flags"][hashed] |= HASHED
+    words, tails = write.words, None
+    if view.layout.text_outputs:
+        words, tails = _text_outputs(view, write)
+    if hashed:
+        tails = tails or [b""] * len(keys)
+        for i in hashed:
+            tails[i] += pack_text(write.keys[i])
+    records = pack_records(view.layout, heads, words, write.life, write.status, tails)
+    if not taken.all():
+        for i in np.flatnonzero(~taken).tolist():
+            records[i] = _kept(heads[i], old[i], raw[i])
+    txn.cursor(view.dbs.values).putmulti(list(zip(keys, records, strict=True)))
+
+
+def _kept(head: np.void, old: np.void, raw: bytes) -> bytes:
+    """Return a stored record whose values stay, with what is now known of its rows."""
+    kept = old.copy()
+    for name in ("rows_at_most", "texts", "oldest_ms"):
+        kept[name] = head[name]
+    kept["flags"] |= head["flags"] & STALE
+    body = kept.tobytes() + raw[HEAD.itemsize : -4]
+    return body + crc32(body).to_bytes(4, "little")
+
+
+def _text_outputs(view: _View, write: ViewWrite) -> tuple[I64, list[bytes]]:
+    """Return the words with TEXT outputs numbered within the record, and each record's texts."""
+    columns = list(view.layout.text_outputs)
+    ids = write.words[columns].copy()
+    there = np.empty(ids.shape, np.bool_)
+    for at, column in enumerate(columns):
+        there[at] = write.status[column] == Status.OK
+    for start, end in view.list_outputs:
+        for column in range(start + 1, end):
+            there[columns.index(column)] = write.words[start] > column - start - 1
+    ids[~there] = -1
+    packed = {i: pack_text(write.texts[i]) for i in np.unique(ids).tolist() if i >= 0}
+    packed[-1] = pack_text("")
+    words = write.words.copy()
+    words[columns] = np.arange(len(columns))[:, None]
+    return words, [b"".join([packed[i] for i in row]) for row in ids.T.tolist()]
