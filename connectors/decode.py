@@ -1,0 +1,185 @@
+"""From raw batches to `EventBatch`es, and the dead letters beside them.
+
+Owns: one decoder a stream for all sources (archive files, Kafka messages) and how a bad event is singled
+out while the rest of its batch goes on. Refuses: reading, event-time judgements (late, ahead).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from connectors import decode_typed
+from connectors.batches import BadInput, DeadLetter, DecodedBatch, RawBatch, Reason
+from connectors.decode_message import BadMessage, MessageDecoder, Target, show, targets
+from lookback.errors import SourceError
+from lookback.events import I64, EventBatch
+
+if TYPE_CHECKING:
+    from lookback.definition.types import Stream
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The good rows of a batch as columns, and the bad ones.
+
+    fields: one column a declared field (types as in `EventBatch`), good rows only.
+    event_time_ms: int64[good]. good: int64[good] indices into the input; None where every row is good.
+    bad: in index order.
+    """
+
+    fields: pa.RecordBatch
+    event_time_ms: I64
+    good: I64 | None
+    bad: list[BadInput]
+
+
+class Decoder:
+    """Decode one stream's events, whole batches at once."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.targets = targets(stream)
+        self.schema = pa.schema(
+            [pa.field(t.name, decode_typed.FINAL_TYPES[t.kind]) for t in self.targets[:-1]]
+        )
+        self._messages = MessageDecoder(self.targets)
+
+    def columns(self) -> list[str]:
+        """Return the source names a typed file is read for, each once."""
+        return list(dict.fromkeys(target.source for target in self.targets))
+
+    def decode(self, raw: RawBatch) -> DecodedBatch:
+        """Decode a batch as read; late and ahead events are not judged here.
+
+        Raises SourceError where a typed file's columns can't feed the stream.
+        """
+        refused = {bad.index: bad for bad in raw.bad}
+        if isinstance(raw.rows, pa.Table):
+            decoded = self.decode_typed(raw.rows, raw.file)
+        else:
+            decoded = self.decode_json(raw.rows, refused)
+        offset, broker = raw.offset, raw.broker_time_ms
+        if decoded.good is not None:
+            offset = offset[decoded.good]
+            broker = None if broker is None else broker[decoded.good]
+        events = EventBatch(
+            self.stream.name, raw.topic, raw.partition, offset, decoded.event_time_ms, broker, decoded.fields
+        )
+        return DecodedBatch(events, [dead_letter(raw, bad) for bad in decoded.bad], decoded.good)
+
+    def decode_json(
+        self, messages: pa.BinaryArray | Sequence[bytes | None], refused: dict[int, BadInput] | None = None
+    ) -> Decoded:
+        """Decode JSON messages; `refused` are rows that are bad already, by index."""
+        rows = messages if isinstance(messages, pa.Array) else pa.array(messages, pa.binary())
+        refused = refused or {}
+        bad: list[BadInput] = []
+        good: list[int] = []
+        values: list[list[Any]] = []
+        for index, message in enumerate(rows.to_pylist()):
+            if index in refused:
+                bad.append(refused[index])
+                continue
+            try:
+                values.append(self._messages.decode(message))
+                good.append(index)
+            except BadMessage as error:
+                bad.append(BadInput(index, error.reason, str(error)))
+        columns = list(zip(*values, strict=True)) if values else [()] * len(self.targets)
+        arrays = [pa.array(c, f.type) for c, f in zip(columns[:-1], self.schema, strict=True)]
+        return Decoded(
+            pa.RecordBatch.from_arrays(arrays, schema=self.schema),
+            np.array(columns[-1], np.int64),
+            np.array(good, np.int64) if bad else None,
+            bad,
+        )
+
+    def decode_typed(self, table: pa.Table, file: str = "") -> Decoded:
+        """Decode columns named as the stream's fields (or their `from:`).
+
+        Raises SourceError, naming `file`, where a required column is missing or of a wrong type.
+        """
+        arrays: list[pa.Array] = []
+        mask: Mask | None = None
+        for target in self.targets:
+            array, fits = self._typed_column(table, target, file)
+            arrays.append(array)
+            if fits is not None:
+                mask = fits if mask is None else mask & fits
+        if mask is None or mask.all():
+            good, bad = None, []
+        else:
+            good = np.flatnonzero(mask)
+            bad = [self._typed_problem(table, int(index)) for index in np.flatnonzero(~mask)]
+            arrays = [array.take(pa.array(good)) for array in arrays]
+        fields = pa.RecordBatch.from_arrays(arrays[:-1], schema=self.schema)
+        return Decoded(fields, decode_typed.millis(arrays[-1]), good, bad)
+
+    def _typed_column(self, table: pa.Table, target: Target, file: str) -> tuple[pa.Array, Mask | None]:
+        index = table.schema.get_field_index(target.source)
+        if index < 0 and target.nullable:
+            return pa.nulls(len(table), decode_typed.FINAL_TYPES[target.kind]), None
+        try:
+            array, fits = decode_typed.convert(whole(table.column(index)), target)
+        except (decode_typed.WrongType, IndexError):
+            decode_typed.check_schema(table.schema, self.targets, file or "the table")
+            raise SourceError(f"{file or 'the table'}: column {target.source!r} can't be read") from None
+        return array, decode_typed.present(array, fits, target.nullable)
+
+    def _typed_problem(self, table: pa.Table, row: int) -> BadInput:
+        """Say why a typed row is bad, naming the first column that is."""
+        for target in self.targets:
+            index = table.schema.get_field_index(target.source)
+            if index < 0:
+                continue
+            cell = whole(table.column(index).slice(row, 1))
+            _, fits = decode_typed.convert(cell, target)
+            if cell.null_count and not target.nullable:
+                return BadInput(row, Reason.SCHEMA, f"{target.label} is null")
+            if fits is not None and not fits[0]:
+                text = show(cell[0].as_py())
+                return BadInput(row, Reason.SCHEMA, f"{target.label}: {text} is not {target.type_text}")
+        raise AssertionError(f"row {row} was refused, but every value of it fits")
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array, without a copy where it is one."""
+    return (
+        column.chunk(0)
+        if column.num_chunks == 1
+        else pa.concat_arrays(column.chunks)
+        if column.num_chunks
+        else pa.array([], column.type)
+    )
+
+
+def dead_letter(raw: RawBatch, bad: BadInput) -> DeadLetter:
+    """Return the dead letter of one bad row of a batch."""
+    broker = None if raw.broker_time_ms is None else int(raw.broker_time_ms[bad.index])
+    return DeadLetter(
+        raw.topic,
+        raw.partition,
+        int(raw.offset[bad.index]),
+        bad.reason,
+        bad.detail,
+        raw_bytes(raw, bad.index),
+        broker_time_ms=broker,
+    )
+
+
+def raw_bytes(raw: RawBatch, index: int) -> bytes:
+    """Return one row as it came: its message, or a typed row as compact JSON."""
+    if isinstance(raw.rows, pa.Table):
+        (row,) = raw.rows.slice(index, 1).to_pylist()
+        return json.dumps(row, default=str, separators=(",", ":"), ensure_ascii=False).encode()
+    message: bytes | None = raw.rows[index].as_py()
+    return b"" if message is None else message.rstrip(b"\r\n")
