@@ -1,0 +1,269 @@
+"""A view's plan turned into the integer tables that kernels read.
+
+Owns: which scans (*lanes*) a plan needs and which of them features share. Refuses: rows, arithmetic.
+
+    bound := an offset o >= 0; for an instant t it marks the first row with time > t - o
+    lane  := one accumulation (family, column, bit, delay, parameter) with its windows ascending;
+             a window is the bound (delay + window), or LIFETIME_BOUND, which marks row 0
+    acc   := what a lane leaves for one window: a few words in scratch, read by features' finalizers
+    life  := a lane's accumulator of rows folded away (lifetime windows only), some words a slot
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lookback.windows.numeric import INT64_MAX, LIMBS
+from lookback.windows.plan import ROW_HEAD, Agg, Feature, Kind, Term, ViewPlan
+
+I64 = npt.NDArray[np.int64]
+
+# Families: what a lane accumulates. Acc words in brackets.
+ROWS = 0  # (n)
+SUM_INT = 1  # (n, low, high)
+SUM_FLOAT = 2  # (n, sum)
+MIN_INT = 3  # (n, value)
+MAX_INT = 4
+MIN_FLOAT = 5
+MAX_FLOAT = 6
+WELFORD = 7  # (n, mean, m2)
+ENDS = 8  # (n, first time, first value, last time, last value)
+PREVIOUS = 9  # (n, time of the newest row before the own one)
+DECAY = 10  # (n, sum, time of its newest row)
+COUNTER = 11  # (distinct, entropy, length of the list, values)
+SEEN = 12  # (0 null / 1, whether)
+LAST_K = 13  # (length, values)
+SUM_EXACT = 14  # (n, sum), lifetime only
+ACC_WORDS = (1, 3, 3, 3, 3, 3, 3, 3, 5, 2, 3, 3, 2, 1, 2)
+# words a slot keeps of folded rows; -1: the family cannot fold, so a lifetime window keeps every row
+LIFE_WORDS = (1, 3, -1, 2, 2, 2, 2, -1, 7, 2, -1, -1, -1, -1, 1 + LIMBS)
+
+# columns of the lane table
+L_FAMILY, L_COLUMN, L_BIT, L_HIGH, L_PARAM, L_WINDOWS, L_FIRST, L_ACC, L_WORDS, L_LIFE, L_KIND, L_WANT = range(12)
+# columns of the feature table
+F_AGG, F_FAMILY, F_ACC, F_FAMILY2, F_ACC2, F_OUT, F_K, F_DELAY, F_SCALE, F_SCALE2, F_PARAM, F_KIND = range(12)
+# columns of the shape vector
+S_COLUMNS, S_WORDS, S_REACH, S_LIFE, S_BOUNDS, S_SCRATCH, S_LIMBS, S_OUT = range(8)
+
+REACH_INFINITE = INT64_MAX
+MAX_SPAN_MS = 2**62  # longest delay + window; event times stay within +- this as well
+
+_FAMILIES = {
+    Agg.COUNT: ROWS,
+    Agg.FIRST: ENDS,
+    Agg.LAST: ENDS,
+    Agg.TIME_SINCE_FIRST: ENDS,
+    Agg.MEAN_GAP: ENDS,
+    Agg.TIME_SINCE_LAST: PREVIOUS,
+    Agg.DISTINCT: COUNTER,
+    Agg.TOP_K: COUNTER,
+    Agg.MODE: COUNTER,
+    Agg.ENTROPY: COUNTER,
+    Agg.VARIANCE: WELFORD,
+    Agg.STDDEV: WELFORD,
+    Agg.DECAYED_COUNT: DECAY,
+    Agg.DECAYED_SUM: DECAY,
+    Agg.LAST_K: LAST_K,
+    Agg.SEEN_BEFORE: SEEN,
+}
+_KIND_CODES = {Kind.INT: 0, Kind.FLOAT: 1, Kind.TEXT: 2}
+# bits of a COUNTER lane's L_WANT
+WANT_DISTINCT, WANT_TOP, WANT_ENTROPY = 1, 2, 4
+
+
+def family_of(plan: ViewPlan, feature: Feature, term: Term) -> int:
+    """Return the family that accumulates `term` for `feature`."""
+    floats = term.column >= 0 and plan.columns[term.column].kind is Kind.FLOAT
+    if feature.agg in (Agg.SUM, Agg.MEAN, Agg.RATIO):
+        if term.column < 0:
+            return ROWS
+        if not floats:
+            return SUM_INT
+        return SUM_EXACT if feature.window_ms is None else SUM_FLOAT
+    if feature.agg is Agg.MIN:
+        return MIN_FLOAT if floats else MIN_INT
+    if feature.agg is Agg.MAX:
+        return MAX_FLOAT if floats else MAX_INT
+    return _FAMILIES[feature.agg]
+
+
+def terms_of(feature: Feature) -> tuple[Term, ...]:
+    """Return the terms a feature accumulates: two for a ratio, else one."""
+    if feature.agg is Agg.RATIO:
+        assert feature.other is not None, f"{feature.name}: a ratio needs its denominator"
+        return feature.term, feature.other
+    return (feature.term,)
+
+
+def reach_ms(plan: ViewPlan) -> int:
+    """Return how far back rows are kept: a row with time <= newest - reach is folded or dropped.
+
+    The largest delay + window; a lifetime window that folds adds only its delay, one that cannot
+    fold makes it `REACH_INFINITE`. At least 1, so that the newest row always stays.
+    """
+    reach = 1
+    for feature in plan.features:
+        if feature.window_ms is not None:
+            reach = max(reach, feature.delay_ms + feature.window_ms)
+        elif any(LIFE_WORDS[family_of(plan, feature, term)] < 0 for term in terms_of(feature)):
+            return REACH_INFINITE
+        else:
+            reach = max(reach, feature.delay_ms)
+    return reach
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tables of one plan (see the module's grammar)."""
+
+    shape: I64
+    bounds: I64
+    lanes: I64
+    windows: I64
+    features: I64
+
+    @property
+    def reach_ms(self) -> int:
+        """See `reach_ms`."""
+        return int(self.shape[S_REACH])
+
+    @property
+    def life_words(self) -> int:
+        """Words a slot keeps of its folded rows."""
+        return int(self.shape[S_LIFE])
+
+    @property
+    def scratch_words(self) -> int:
+        """Words of scratch an evaluation needs."""
+        return int(self.shape[S_SCRATCH])
+
+
+_LaneKey = tuple[int, int, int, int, int]
+
+
+def _lane_key(plan: ViewPlan, feature: Feature, term: Term) -> _LaneKey:
+    family = family_of(plan, feature, term)
+    column = term.column
+    if family in (PREVIOUS, ROWS):
+        column = -1
+    if family == ENDS and feature.agg not in (Agg.FIRST, Agg.LAST):
+        column = -1
+    param = 0
+    if family == DECAY:
+        param = feature.half_life_ms
+        column = -1 if feature.agg is Agg.DECAYED_COUNT else column
+    elif family == LAST_K:
+        param = feature.k
+    elif family == SEEN:
+        # whose bit says that the own value isn't null; its `where` does not matter
+        param = feature.other.bit if feature.other is not None else term.bit
+    return family, column, term.bit, feature.delay_ms, param
+
+
+def build_layout(plan: ViewPlan) -> Layout:
+    """Return the tables of a plan.
+
+    Raises ValueError for a plan no definition can give (a window not positive, times past 2**62 ms).
+    """
+    spans: set[int] = {0}
+    lane_spans: dict[_LaneKey, set[int | None]] = {}
+    for feature in plan.features:
+        window = feature.window_ms
+        if feature.delay_ms < 0 or (window is not None and window <= 0):
+            raise ValueError(f"{feature.name}: a window must be positive and a delay not negative")
+        if feature.delay_ms + (window or 0) > MAX_SPAN_MS:
+            raise ValueError(f"{feature.name}: delay + window must be at most {MAX_SPAN_MS} ms")
+        span = None if window is None else feature.delay_ms + window
+        spans.update({feature.delay_ms} | ({span} if span is not None else set()))
+        for term in terms_of(feature):
+            lane_spans.setdefault(_lane_key(plan, feature, term), set()).add(span)
+    bounds = sorted(spans)
+    place = {span: i for i, span in enumerate(bounds)}
+    reach = reach_ms(plan)
+
+    lanes = np.zeros((len(lane_spans), 12), dtype=np.int64)
+    windows: list[int] = []
+    accs: dict[tuple[_LaneKey, int | None], int] = {}
+    scratch = len(bounds) + 1
+    life = 0
+    for i, (key, own_spans) in enumerate(lane_spans.items()):
+        family, column, bit, delay, param = key
+        ascending = sorted(own_spans, key=lambda span: MAX_SPAN_MS * 2 if span is None else span)
+        words = ACC_WORDS[family] + _list_words(plan, key, param)
+        lanes[i, :L_WINDOWS] = (
+            family, -1 if column < 0 else ROW_HEAD + plan.words + column, bit, place[delay], param,
+        )  # fmt: skip
+        lanes[i, L_WINDOWS:L_LIFE] = len(ascending), len(windows), scratch, words
+        lanes[i, L_LIFE] = -1
+        if None in own_spans and reach != REACH_INFINITE:
+            lanes[i, L_LIFE] = life
+            life += LIFE_WORDS[family]
+        lanes[i, L_KIND] = 0 if column < 0 else _KIND_CODES[plan.columns[column].kind]
+        lanes[i, L_WANT] = _wanted(plan, key)
+        for span in ascending:
+            windows.append(len(bounds) if span is None else place[span])
+            accs[key, span] = scratch
+            scratch += words
+    limbs = scratch
+    scratch += LIMBS
+
+    shape = np.zeros(8, dtype=np.int64)
+    shape[[S_COLUMNS, S_WORDS, S_REACH, S_LIFE]] = ROW_HEAD + plan.width, plan.words, reach, life
+    shape[[S_BOUNDS, S_SCRATCH, S_LIMBS, S_OUT]] = len(bounds), scratch, limbs, plan.out_starts[-1]
+    return Layout(
+        shape=shape,
+        bounds=np.array(bounds, dtype=np.int64),
+        lanes=lanes,
+        windows=np.array(windows, dtype=np.int64),
+        features=_feature_table(plan, accs),
+    )
+
+
+def _feature_table(plan: ViewPlan, accs: dict[tuple[_LaneKey, int | None], int]) -> I64:
+    table = np.zeros((len(plan.features), 12), dtype=np.int64)
+    for i, feature in enumerate(plan.features):
+        span = None if feature.window_ms is None else feature.delay_ms + feature.window_ms
+        table[i, F_AGG] = feature.agg
+        for term, family, acc, scale in zip(
+            terms_of(feature), (F_FAMILY, F_FAMILY2), (F_ACC, F_ACC2), (F_SCALE, F_SCALE2), strict=False
+        ):
+            table[i, family] = family_of(plan, feature, term)
+            table[i, acc] = accs[_lane_key(plan, feature, term), span]
+            table[i, scale] = 0 if term.column < 0 else plan.columns[term.column].scale
+        if feature.agg is Agg.DECAYED_COUNT:
+            table[i, F_SCALE] = 0
+        table[i, F_OUT] = plan.out_starts[i]
+        table[i, F_K] = feature.k if feature.is_list else 1
+        table[i, F_DELAY] = feature.delay_ms
+        table[i, F_PARAM] = feature.half_life_ms
+        if feature.term.column >= 0:
+            table[i, F_KIND] = _KIND_CODES[plan.columns[feature.term.column].kind]
+    return table
+
+
+def _same_lane(plan: ViewPlan, key: _LaneKey) -> list[Feature]:
+    return [f for f in plan.features if any(_lane_key(plan, f, term) == key for term in terms_of(f))]
+
+
+def _list_words(plan: ViewPlan, key: _LaneKey, param: int) -> int:
+    if key[0] == LAST_K:
+        return param
+    if key[0] == COUNTER:
+        return max(_list_length(feature) for feature in _same_lane(plan, key))
+    return 0
+
+
+def _list_length(feature: Feature) -> int:
+    return feature.k if feature.agg is Agg.TOP_K else int(feature.agg is Agg.MODE)
+
+
+def _wanted(plan: ViewPlan, key: _LaneKey) -> int:
+    if key[0] != COUNTER:
+        return 0
+    wants = {
+        Agg.DISTINCT: WANT_DISTINCT, Agg.TOP_K: WANT_TOP, Agg.MODE: WANT_TOP, Agg.ENTROPY: WANT_ENTROPY,
+    }  # fmt: skip
+    return int(np.bitwise_or.reduce([wants[feature.agg] for feature in _same_lane(plan, key)]))

@@ -1,0 +1,273 @@
+"""The logs of one view: rows in, feature values out.
+
+Owns: the arrays behind all slots of a view and how they grow. Refuses: I/O, clocks, entity keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lookback.windows import evaluate as kernel
+from lookback.windows import rows
+from lookback.windows.layout import MAX_SPAN_MS, REACH_INFINITE, Layout, build_layout
+from lookback.windows.numeric import INT64_MAX, INT64_MIN
+from lookback.windows.plan import ROW_HEAD, Status, ViewPlan
+from lookback.windows.texts import TextTable
+
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+
+_META_WORDS = 8
+
+
+def _words(array: I64) -> I64:
+    """Return an array as kernels are compiled for: int64, contiguous, writable (copied where it isn't)."""
+    return np.require(array, np.int64, ["C", "W"])
+
+
+@dataclass(frozen=True)
+class Values:
+    """Results of an evaluation; columns as `ViewPlan.out_starts` lays them out.
+
+    words: int64[n_out, n], floats as bits, texts as ids; 0 where there is no value.
+    status: uint8[n_out, n], a `Status`.
+    """
+
+    words: I64
+    status: U8
+
+    def __len__(self) -> int:
+        return int(self.words.shape[1])
+
+
+class ViewLog:
+    """The logs of one view in one shard. Not thread safe.
+
+    A log holds rows sorted by (time, position) and, where the plan has lifetime features, accumulators
+    of the rows it folded away. Slots name logs; `new_slots` gives them out.
+    """
+
+    def __init__(self, plan: ViewPlan) -> None:
+        self.plan = plan
+        self.texts = TextTable()
+        self.layout: Layout = build_layout(plan)
+        self.life_words = self.layout.life_words
+        self.reach_ms = self.layout.reach_ms
+        self._columns = ROW_HEAD + plan.width
+        self._heap = np.zeros(max(64, 16 * self._columns), dtype=np.int64)
+        self._meta = np.zeros((0, _META_WORDS), dtype=np.int64)
+        self._life = np.zeros(0, dtype=np.int64)
+        self._ctl = np.zeros(rows.C_FREE + 64, dtype=np.int64)
+        self._ctl[rows.C_FREE :] = -1
+        self._acc = np.zeros(self.layout.scratch_words, dtype=np.int64)
+        self._slots = 0
+        self._free: list[int] = []
+        self._no_rows = np.zeros((0, 0), dtype=np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays and texts."""
+        return self._heap.nbytes + self._meta.nbytes + self._life.nbytes + self.texts.nbytes
+
+    # slots
+
+    def new_slots(self, n: int) -> I64:
+        """Return n slots with empty logs. int64[n]."""
+        reused = [self._free.pop() for _ in range(min(n, len(self._free)))]
+        fresh = n - len(reused)
+        if self._slots + fresh > len(self._meta):
+            room = max(16, 2 * len(self._meta), self._slots + fresh)
+            meta = np.zeros((room, _META_WORDS), dtype=np.int64)
+            meta[: self._slots] = self._meta[: self._slots]
+            self._meta = meta
+            life = np.zeros(room * self.life_words, dtype=np.int64)
+            life[: self._slots * self.life_words] = self._life[: self._slots * self.life_words]
+            self._life = life
+        slots = np.array([*reused, *range(self._slots, self._slots + fresh)], dtype=np.int64)
+        self._slots += fresh
+        rows.free_regions(self._heap, self._meta, self._ctl, slots)
+        if self.life_words:
+            self._life.reshape(-1, self.life_words)[slots] = 0
+        return slots
+
+    def free_slots(self, slots: I64) -> None:
+        """Drop the logs of slots; the slots may be given out again."""
+        rows.free_regions(self._heap, self._meta, self._ctl, _words(slots))
+        self._free.extend(slots.tolist())
+
+    # rows in, values out
+
+    def apply(self, slots: I64, time_ms: I64, position: I64, values: I64) -> None:
+        """Insert n rows, in any order of time, and trim each log it touches.
+
+        values: int64[plan.width, n]: participation words, then columns (texts as ids of `texts`).
+        A row at or before its log's newest time minus the reach is folded at once.
+        """
+        n = len(slots)
+        if n > 1 and bool((time_ms[1:] < time_ms[:-1]).any()):
+            order = np.lexsort((position, time_ms))
+            slots, time_ms, position = slots[order], time_ms[order], position[order]
+            values = values[:, order]
+        self._run(slots, time_ms, position, values, np.full(n, kernel.INSERT, dtype=np.uint8), None)
+
+    def apply_evaluate(
+        self,
+        slots: I64,
+        time_ms: I64,
+        position: I64,
+        values: I64,
+        *,
+        including: bool,
+        insert: Bool | None = None,
+        row: Bool | None = None,
+    ) -> Values:
+        """Insert rows one by one, each evaluated as of itself before the next one is there.
+
+        Rows come sorted by (time, position), none before those of earlier calls. Where insert[i] is
+        False nothing is inserted: item i is an instant that sees rows up to (time, position), INT64_MAX
+        as position meaning all of that millisecond, INT64_MIN none. Where row[i] is False no values
+        are wanted (they come out as 0 with status default): the row is only inserted.
+        """
+        n = len(slots)
+        counted = kernel.COUNTED if including else 0
+        flags = np.full(n, kernel.INSERT | kernel.EVALUATE | counted, dtype=np.uint8)
+        if insert is not None:
+            flags[~insert] &= np.uint8(255 - kernel.INSERT)
+        if row is not None:
+            flags[~row] &= np.uint8(255 - kernel.EVALUATE)
+        return self._evaluate(slots, time_ms, position, values, flags)
+
+    def evaluate(self, slots: I64, time_ms: I64) -> Values:
+        """Evaluate as of instants: all rows with time <= time_ms count, there is no own event."""
+        n = len(slots)
+        flags = np.full(n, kernel.EVALUATE, dtype=np.uint8)
+        return self._evaluate(slots, time_ms, np.full(n, INT64_MAX), self._no_rows, flags)
+
+    def evaluate_newest(self, slots: I64) -> Values:
+        """Evaluate as of each log's newest row, that row being its own event and counted."""
+        n = len(slots)
+        zeros = np.zeros(n, dtype=np.int64)
+        flags = np.full(n, kernel.EVALUATE | kernel.NEWEST | kernel.COUNTED, dtype=np.uint8)
+        return self._evaluate(slots, zeros, zeros, self._no_rows, flags)
+
+    def evaluate_request(self, slots: I64, time_ms: I64, values: I64) -> Values:
+        """Evaluate as of request rows: events after all stored ones of time <= theirs; none is stored."""
+        n = len(slots)
+        flags = np.full(n, kernel.EVALUATE | kernel.REQUEST | kernel.COUNTED, dtype=np.uint8)
+        return self._evaluate(slots, time_ms, np.full(n, INT64_MAX), values, flags)
+
+    def trim(self, slots: I64, before_ms: I64) -> None:
+        """Fold and drop rows with time <= before_ms[i].
+
+        Raises ValueError where the plan needs every row (a lifetime window that can't fold).
+        """
+        if self.reach_ms == REACH_INFINITE:
+            raise ValueError("a lifetime window of this view needs every row; nothing can be trimmed")
+        layout = self.layout
+        kernel.trim(
+            self._heap, self._meta, self._life, layout.shape, layout.lanes, _words(slots), _words(before_ms)
+        )
+
+    # what a log holds
+
+    def newest_ms(self, slots: I64) -> I64:
+        """Return the newest event time each log has seen (INT64_MIN: none)."""
+        return np.ascontiguousarray(self._meta[slots, rows.M_NEWEST])
+
+    def lengths(self, slots: I64) -> I64:
+        """Return how many rows each log holds."""
+        return np.ascontiguousarray(self._meta[slots, rows.M_LENGTH])
+
+    def covers_from_ms(self, slots: I64) -> I64:
+        """Return the time at or before which rows are gone (INT64_MIN: none ever was).
+
+        A feature of window W and delay D is complete at instants t with t - D - W >= covers
+        (lifetime: t - D >= covers).
+        """
+        return np.ascontiguousarray(self._meta[slots, rows.M_COVERS])
+
+    def export(self, slots: I64) -> tuple[I64, I64, I64, I64]:
+        """Return (flat, starts, life, covers): all that `load` needs to make the same logs again.
+
+        flat[starts[i]:starts[i + 1]].reshape(2 + width, length) are log i's columns.
+        life: int64[n, life_words]; covers: int64[n].
+        """
+        starts = np.zeros(len(slots) + 1, dtype=np.int64)
+        np.cumsum(self.lengths(slots) * self._columns, out=starts[1:])
+        flat = np.empty(int(starts[-1]), dtype=np.int64)
+        rows.export_rows(self._heap, self._meta, self._columns, _words(slots), starts, flat)
+        life = self._life.reshape(-1, self.life_words)[slots] if self.life_words else self._no_life(len(slots))
+        return flat, starts, np.ascontiguousarray(life), self.covers_from_ms(slots)
+
+    def load(self, slots: I64, flat: I64, starts: I64, life: I64, covers: I64) -> None:
+        """Fill empty slots with what `export` gave (texts as ids of this log's `texts`)."""
+        assert not self.lengths(slots).any(), "logs must be empty to load rows into"
+        slots, flat, starts = _words(slots), _words(flat), _words(starts)
+        done = 0
+        while True:
+            done = rows.load_rows(self._heap, self._meta, self._ctl, self._columns, slots, flat, starts, done)
+            if done == len(slots):
+                break
+            self._grow()
+        self._meta[slots, rows.M_COVERS] = covers
+        if self.life_words:
+            self._life.reshape(-1, self.life_words)[slots] = life
+
+    def compact(self) -> None:
+        """Give unused memory back: regions shrink to their rows, the heap to its regions."""
+        used = np.arange(self._slots, dtype=np.int64)
+        newest = self._meta[used, rows.M_NEWEST].copy()
+        flat, starts, life, covers = self.export(used)
+        rows.free_regions(self._heap, self._meta, self._ctl, used)
+        lengths = np.diff(starts) // self._columns
+        caps = np.where(lengths > 0, 2 ** np.ceil(np.log2(np.maximum(lengths, 4))).astype(np.int64), 0)
+        self._heap = np.zeros(max(64, int(caps.sum()) * self._columns), dtype=np.int64)
+        self._ctl[:] = 0
+        self._ctl[rows.C_FREE :] = -1
+        self.load(used, flat, starts, life, covers)
+        self._meta[used, rows.M_NEWEST] = newest
+
+    # inside
+
+    def _no_life(self, n: int) -> I64:
+        return np.zeros((n, 0), dtype=np.int64)
+
+    def _grow(self) -> None:
+        """Make the heap larger, by half or by what is needed."""
+        top, need = int(self._ctl[rows.C_TOP]), int(self._ctl[rows.C_NEED])
+        heap = np.empty(max(len(self._heap) * 3 // 2, top + 2 * need), dtype=np.int64)
+        heap[:top] = self._heap[:top]
+        self._heap = heap
+
+    def _evaluate(self, slots: I64, time_ms: I64, position: I64, values: I64, flags: U8) -> Values:
+        n_out = self.plan.out_starts[-1]
+        out = Values(
+            np.zeros((n_out, len(slots)), dtype=np.int64),
+            np.full((n_out, len(slots)), Status.DEFAULT, dtype=np.uint8),
+        )
+        self._run(slots, time_ms, position, values, flags, out)
+        return out
+
+    def _run(
+        self, slots: I64, time_ms: I64, position: I64, values: I64, flags: U8, out: Values | None
+    ) -> None:
+        if len(time_ms) and not (-MAX_SPAN_MS <= int(time_ms.min()) and int(time_ms.max()) <= MAX_SPAN_MS):
+            raise ValueError(f"event times must lie within {MAX_SPAN_MS} ms of 1970")
+        layout = self.layout
+        if out is None:
+            out = Values(self._no_rows, np.zeros((0, 0), dtype=np.uint8))
+        slots, time_ms, position, values = _words(slots), _words(time_ms), _words(position), _words(values)
+        done = 0
+        while True:
+            done = kernel.run(
+                self._heap, self._meta, self._life, self._ctl, layout.shape, layout.bounds, layout.lanes,
+                layout.windows, layout.features, self.texts.blob, self.texts.ends, self._acc,
+                slots, time_ms, position, values, flags, done, out.words, out.status,
+            )  # fmt: skip
+            if done == len(slots):
+                return
+            self._grow()
