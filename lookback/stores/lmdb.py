@@ -157,6 +157,8 @@ def _read(txn: lmdb.Transaction[memoryview], dbs: Databases, layout: Layout, tex
     words = head.words
     for column in layout.text_outputs:
         words[column] += len(texts)
+    for _, word in layout.text_lives:
+        head.life[word] += len(texts)
     if head.texts:
         texts = texts + head.texts
     return Record(

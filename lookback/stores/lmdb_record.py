@@ -5,7 +5,7 @@ breaks it. Refuses: transactions, fences, limits.
 
     key    := 0x01 utf8            entity key text of at most MAX_KEY_TEXT bytes
             | 0x02 sha256          a longer one; its text is kept in the record and compared
-    record := head word{outputs} life{lives} status{outputs} text{text_outputs} [keytext] crc32
+    record := head word{outputs} life{lives} status{outputs} text{text_outputs + text_lives} [keytext] crc32
     text   := length:u32 utf8
     row    := word{2 + width}      each big-endian with its sign bit flipped, so bytes sort as numbers do
     chunk  := version:u8 crc32 text*                  up to CHUNK_TEXTS texts of an entity's dictionary
@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from lookback.errors import RefusedError, StoreError
 from lookback.stores.base import I64, U8
+from lookback.windows.layout import ENDS, L_FAMILY, L_KIND, L_LIFE, build_layout
 from lookback.windows.plan import ROW_HEAD, Kind, Result, ViewPlan
 
 VERSION = 1
@@ -34,6 +35,7 @@ MAX_KEY_TEXT = 480  # LMDB's keys end at 511 bytes
 CHUNK_TEXTS = 32
 STALE = 1  # flag: rows were dropped
 HASHED = 2  # flag: the key's text follows
+TEXT_KIND = 2  # of a lane's column, in the kernel's tables
 
 HEAD = np.dtype(
     [
@@ -66,6 +68,7 @@ class Layout:
     row_words: int
     text_outputs: tuple[int, ...]  # output columns that hold text ids
     text_rows: tuple[int, ...]  # row words that hold text ids
+    text_lives: tuple[tuple[int, int], ...]  # (life word that counts, life word that holds a text id if > 0)
 
     @property
     def row_bytes(self) -> int:
@@ -81,7 +84,12 @@ def layout_of(plan: ViewPlan) -> Layout:
             outputs.extend(range(start + 1 if feature.is_list else start, end))
     first = ROW_HEAD + plan.words
     rows = (first + i for i, column in enumerate(plan.columns) if column.kind is Kind.TEXT)
-    return Layout(plan.out_starts[-1], ROW_HEAD + plan.width, tuple(outputs), tuple(rows))
+    lives: list[tuple[int, int]] = []
+    for lane in build_layout(plan).lanes:
+        if lane[L_FAMILY] == ENDS and lane[L_KIND] == TEXT_KIND and lane[L_LIFE] >= 0:
+            start = int(lane[L_LIFE])  # (n, first time, position, value, last time, position, value)
+            lives += [(start, start + 3), (start, start + 6)]
+    return Layout(plan.out_starts[-1], ROW_HEAD + plan.width, tuple(outputs), tuple(rows), tuple(lives))
 
 
 def pack_key(text: str) -> bytes:
@@ -109,6 +117,8 @@ def unpack_rows(raw: bytes | memoryview, key_bytes: int, row_words: int) -> I64:
     item = key_bytes + 8 * row_words
     if len(raw) % item:
         raise StoreError(f"{len(raw)} bytes of rows are no multiple of {item}.")
+    if not raw:
+        return np.empty((row_words, 0), np.int64)
     table = np.ndarray((row_words, len(raw) // item), ">i8", raw, key_bytes, (8, item))
     out = table.astype(np.int64, order="C")
     out ^= _SIGN
@@ -197,7 +207,7 @@ def pack_records(
 
 @dataclass(frozen=True)
 class Unpacked:
-    """One record, checked; `texts` are those of its TEXT outputs, in their order."""
+    """One record, checked; `texts` are those of its TEXT outputs, then of its lifetime accumulators."""
 
     flags: int
     rows_at_most: int
@@ -234,7 +244,7 @@ def unpack_record(raw: bytes | memoryview, layout: Layout, key_text: str) -> Unp
     texts: list[str] = []
     if len(raw) > end + 4:
         texts = unpack_texts(raw, end, len(raw) - 4)
-    expected = len(layout.text_outputs) + (1 if flags & HASHED else 0)
+    expected = len(layout.text_outputs) + len(layout.text_lives) + (1 if flags & HASHED else 0)
     if len(texts) != expected:
         raise StoreError(f"the record has {len(texts)} texts, its view {expected}.")
     if flags & HASHED and texts.pop() != key_text:

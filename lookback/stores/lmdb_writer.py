@@ -288,14 +288,14 @@ def _put_records(
     hashed = [i for i, text in enumerate(write.keys) if len(text) * 4 > MAX_KEY_TEXT and keys[i][0] == 2]
     if hashed:
         heads["flags"][hashed] |= HASHED
-    words, tails = write.words, None
-    if view.layout.text_outputs:
-        words, tails = _text_outputs(view, write)
+    words, life, tails = write.words, write.life, None
+    if view.layout.text_outputs or view.layout.text_lives:
+        words, life, tails = _own_texts(view, write)
     if hashed:
         tails = tails or [b""] * len(keys)
         for i in hashed:
             tails[i] += pack_text(write.keys[i])
-    records = pack_records(view.layout, heads, words, write.life, write.status, tails)
+    records = pack_records(view.layout, heads, words, life, write.status, tails)
     if not taken.all():
         for i in np.flatnonzero(~taken).tolist():
             records[i] = _kept(heads[i], old[i], raw[i])
@@ -312,19 +312,22 @@ def _kept(head: np.void, old: np.void, raw: bytes) -> bytes:
     return body + crc32(body).to_bytes(4, "little")
 
 
-def _text_outputs(view: _View, write: ViewWrite) -> tuple[I64, list[bytes]]:
-    """Return the words with TEXT outputs numbered within the record, and each record's texts."""
+def _own_texts(view: _View, write: ViewWrite) -> tuple[I64, I64, list[bytes]]:
+    """Return words and life with their text ids numbered within the record, and each record's texts."""
     columns = list(view.layout.text_outputs)
-    ids = write.words[columns].copy()
-    there = np.empty(ids.shape, np.bool_)
-    for at, column in enumerate(columns):
-        there[at] = write.status[column] == Status.OK
+    outputs = write.words[columns].copy()
+    there = write.status[columns] == Status.OK
     for start, end in view.list_outputs:
         for column in range(start + 1, end):
             there[columns.index(column)] = write.words[start] > column - start - 1
-    ids[~there] = -1
-    packed = {i: pack_text(write.texts[i]) for i in np.unique(ids).tolist() if i >= 0}
-    packed[-1] = pack_text("")
-    words = write.words.copy()
+    outputs[~there] = -1
+    words, life = write.words.copy(), write.life.copy()
     words[columns] = np.arange(len(columns))[:, None]
-    return words, [b"".join([packed[i] for i in row]) for row in ids.T.tolist()]
+    ids = [outputs]
+    for at, (counts, holds) in enumerate(view.layout.text_lives, len(columns)):
+        ids.append(np.where(life[:, counts] > 0, life[:, holds], -1)[None])
+        life[:, holds] = at
+    table = np.concatenate(ids)
+    packed = {i: pack_text(write.texts[i]) for i in np.unique(table).tolist() if i >= 0}
+    packed[-1] = pack_text("")
+    return words, life, [b"".join([packed[i] for i in row]) for row in table.T.tolist()]
