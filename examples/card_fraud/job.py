@@ -1,0 +1,68 @@
+"""Run Lookback's own commands, as a user would: the demo computes no feature itself.
+
+Owns: starting, killing and reading the commands. Refuses: what to run and when (see `demo`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+LOOKBACK = Path(sys.executable).with_name("lookback")
+
+
+class DemoError(Exception):
+    """Something that the demo shows does not hold, or a command failed; says which."""
+
+
+def spoken(words: Sequence[str]) -> list[str]:
+    """Return a command as a user types it: from the project's folder, with paths relative to it."""
+    here = f"{Path.cwd()}/"
+    return [".venv/bin/lookback", *(word.replace(here, "") for word in words)]
+
+
+def run(words: Sequence[str]) -> str:
+    """Run `lookback WORDS` to its end and return what it printed; raises DemoError if it fails."""
+    done = subprocess.run([LOOKBACK, *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DemoError(f"lookback {words[0]} exited {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def run_json(words: Sequence[str]) -> dict[str, Any]:
+    """Run `lookback WORDS --json` and return the object it printed."""
+    answer: dict[str, Any] = json.loads(run([*words, "--json"]))
+    return answer
+
+
+class Job:
+    """One run of `lookback WORDS` in a process group of its own, its output in a file."""
+
+    def __init__(self, words: Sequence[str], log: Path) -> None:
+        self._what, self._log = words[0], log
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                [LOOKBACK, *words], stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def running(self) -> bool:
+        """Return whether the job still runs; raises DemoError if it failed."""
+        code = self._process.poll()
+        if code:
+            last = self._log.read_text(errors="replace").strip().splitlines()[-5:]
+            raise DemoError(
+                f"lookback {self._what} exited {code}: {' / '.join(last)} (all of it: {self._log})"
+            )
+        return code is None
+
+    def kill(self) -> None:
+        """Send SIGKILL to the job and its workers, and wait until they are gone; nothing if it has ended."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
