@@ -1,0 +1,187 @@
+r"""From events to a view's rows: key texts, floored times, participation words, value words.
+
+Owns: the text of an entity key, and the one way from a field to its word in a row. Refuses: state, text ids
+beyond a batch, anything per row in Python.
+
+    key text     := text of the key field                        (int64 as decimal digits)
+                  | part "|" part ...  with "\\" for "\" and "\|" for "|"    (composite)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lookback.definition.compile import Layout
+from lookback.definition.expression_evaluate import ColumnValues, evaluate
+from lookback.definition.expression_tree import EVENT_TIME
+from lookback.definition.types import Stream
+from lookback.events import I64, ViewRows
+from lookback.windows.plan import Kind
+
+I32 = npt.NDArray[np.int32]
+
+
+def escape_part(text: str) -> str:
+    """Return one part of a composite key, so that joined parts can be told apart."""
+    return text.replace("\\", "\\\\").replace("|", "\\|")
+
+
+def join_parts(parts: Sequence[str]) -> str:
+    """Return the key text of a composite key.
+
+    >>> print(join_parts(["a|b", "c"]))
+    a\\|b|c
+    """
+    return "|".join(escape_part(part) for part in parts)
+
+
+def split_parts(text: str) -> list[str]:
+    """Return the parts of a composite key's text: the inverse of `join_parts`."""
+    parts = [""]
+    escaped = False
+    for character in text:
+        if escaped or character not in "\\|":
+            parts[-1] += character
+            escaped = False
+        elif character == "\\":
+            escaped = True
+        else:
+            parts.append("")
+    return parts
+
+
+def array_values(array: pa.Array, kind: str) -> ColumnValues:
+    """Return an `EventBatch` field as expression values; null ints and floats read 0."""
+    valid = None
+    if array.null_count:
+        valid = np.asarray(array.is_valid().to_numpy(zero_copy_only=False), np.bool_)
+        if kind == "string":
+            return ColumnValues(array, valid)
+        array = array.fill_null(False if kind == "bool" else 0)
+    if kind == "string":
+        return ColumnValues(array)
+    return ColumnValues(array.to_numpy(zero_copy_only=kind != "bool"), valid)
+
+
+class _Fields:
+    """The fields of one batch, each read and dictionary-encoded at most once."""
+
+    def __init__(self, stream: Stream, fields: pa.RecordBatch, time_ms: I64) -> None:
+        self.stream = stream
+        self.fields = fields
+        self.time_ms = time_ms
+        self._values: dict[str, ColumnValues] = {EVENT_TIME: ColumnValues(time_ms)}
+        self._codes: dict[str, tuple[I32, pa.Array]] = {}
+
+    def __len__(self) -> int:
+        return len(self.time_ms)
+
+    def values(self, name: str) -> ColumnValues:
+        if name not in self._values:
+            kind = self.stream.fields[name].type.kind
+            self._values[name] = array_values(self.fields.column(name), kind)
+        return self._values[name]
+
+    def codes(self, name: str) -> tuple[I32, pa.Array]:
+        """Return a code a row (-1 for null) and the distinct values they index."""
+        if name not in self._codes:
+            encoded = self.fields.column(name).dictionary_encode()
+            indices = encoded.indices.fill_null(-1) if encoded.null_count else encoded.indices
+            self._codes[name] = (np.asarray(indices.to_numpy(), np.int32), encoded.dictionary)
+        return self._codes[name]
+
+
+class ViewEncoder:
+    """Makes rows of one view (see `View.encode`)."""
+
+    def __init__(self, stream: Stream, key_fields: tuple[str, ...], layout: Layout) -> None:
+        self.stream = stream
+        self.key_fields = key_fields
+        self.layout = layout
+        self.plan = layout.plan
+        self.rule_names = tuple(rule.where.names() if rule.where else set() for rule in layout.rules)
+
+    def encode(self, fields: pa.RecordBatch, event_time_ms: I64) -> ViewRows:
+        """Return the rows of a batch's events, in the same order."""
+        batch = _Fields(self.stream, fields, event_time_ms)
+        keys, key_code = self._keys(batch)
+        values = np.empty((self.plan.width, len(batch)), np.int64)
+        self._words(batch, values)
+        texts: list[str] = []
+        for position, name in enumerate(self.layout.column_fields):
+            self._column(batch, name, self.plan.columns[position].kind, values[self.plan.words + position], texts)
+        return ViewRows(keys, key_code, self._floor(event_time_ms), values, texts)
+
+    def _floor(self, time_ms: I64) -> I64:
+        step = self.plan.resolution_ms
+        return time_ms if step == 1 else np.floor_divide(time_ms, step) * step
+
+    def _keys(self, batch: _Fields) -> tuple[list[str], I32]:
+        codes, distinct = batch.codes(self.key_fields[0])
+        if len(self.key_fields) == 1:
+            return [str(key) for key in distinct.to_pylist()], codes
+        return self._composite_keys([batch.codes(name) for name in self.key_fields])
+
+    def _composite_keys(self, parts: list[tuple[I32, pa.Array]]) -> tuple[list[str], I32]:
+        null = np.logical_or.reduce([codes < 0 for codes, _ in parts])
+        live = np.flatnonzero(~null)
+        mixed = parts[0][0][live]
+        which: list[npt.NDArray[np.int64]] = [np.arange(len(parts[0][1]))]  # each mixed code's part indexes
+        for codes, distinct in parts[1:]:
+            base = max(len(distinct), 1)
+            # Re-coded after each part: mixed codes stay below rows * distinct values, well inside int64.
+            pairs = pa.array(mixed.astype(np.int64) * base + codes[live]).dictionary_encode()
+            mixed = pairs.indices.to_numpy()
+            found = pairs.dictionary.to_numpy()
+            which = [part[found // base] for part in which] + [found % base]
+        texts = [[escape_part(str(part)) for part in distinct.to_pylist()] for _, distinct in parts]
+        columns = [[text[i] for i in part.tolist()] for text, part in zip(texts, which, strict=True)]
+        key_code = np.full(len(null), -1, np.int32)
+        key_code[live] = mixed
+        return ["|".join(key) for key in zip(*columns, strict=True)], key_code
+
+    def _words(self, batch: _Fields, values: npt.NDArray[np.int64]) -> None:
+        words = values[: self.plan.words].view(np.uint64)
+        words[:] = 0
+        conditions: dict[int, ColumnValues] = {}
+        for bit, rule in enumerate(self.layout.rules):
+            takes_part: Any = np.True_
+            if rule.where is not None:
+                key = id(rule.where)
+                if key not in conditions:
+                    columns = {name: batch.values(name) for name in self.rule_names[bit]}
+                    conditions[key] = evaluate(rule.where, columns, len(batch))
+                found = conditions[key]
+                takes_part = found.values if found.valid is None else found.values & found.valid
+            if rule.field is not None:
+                present = batch.values(rule.field).valid
+                takes_part = takes_part if present is None else takes_part & present
+            words[bit // 64] |= np.asarray(takes_part).astype(np.uint64) << np.uint64(bit % 64)
+
+    def _column(
+        self, batch: _Fields, name: str, kind: Kind, out: npt.NDArray[np.int64], texts: list[str]
+    ) -> None:
+        if kind is Kind.TEXT:
+            codes, distinct = batch.codes(name)
+            np.add(codes, len(texts), out=out, casting="unsafe")
+            if batch.fields.column(name).null_count:
+                out[codes < 0] = 0
+            texts.extend(distinct.to_pylist())
+            return
+        values = batch.values(name).values
+        if kind is Kind.FLOAT:
+            np.add(values, 0.0, out=out.view(np.float64))  # + 0.0: a negative zero is stored as zero
+        else:
+            out[:] = values
+
+
+def request_fields(stream: Stream, values: Mapping[str, Any]) -> pa.RecordBatch:
+    """Return one event's stored values as a batch of one row, null where not given."""
+    schema = pa.schema([pa.field(f.name, f.type.arrow()) for f in stream.fields.values()])
+    arrays = [pa.array([values.get(f.name)], f.type.arrow()) for f in stream.fields.values()]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
