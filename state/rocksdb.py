@@ -166,6 +166,10 @@ class Database:
         batch.delete_range(start, stop)
         self._db.write(batch, self._write)
 
+    def flush(self) -> None:
+        """Write the memtable out to a table file."""
+        self._checked(self._db.flush)
+
     def close(self) -> None:
         """Close; later calls raise StateError."""
         self._db.close()

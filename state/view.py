@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lookback.windows.log import ViewLog
+from lookback.windows.log import Values, ViewLog
 from lookback.windows.plan import MAX_OFFSET, ROW_HEAD, Kind, ViewPlan
 from state import codec, keys
 from state.errors import StateError
@@ -47,6 +47,8 @@ class ViewState:
         # Per slot: earliest time changed since the last commit (max: clean), and when it was last used.
         self._dirty_from: I64 = np.empty(0, np.int64)
         self._used: I64 = np.empty(0, np.int64)
+        self._over: npt.NDArray[np.bool_] = np.empty(0, bool)  # too long for the online store when last emitted
+        self.over_rows = _I64_MAX  # what is too long
         self._tick = 0
 
     # --- finding -----------------------------------------------------------------------------------------
@@ -98,11 +100,13 @@ class ViewState:
             grow = size - len(self._dirty_from)
             self._dirty_from = np.concatenate([self._dirty_from, np.full(grow, _I64_MAX, np.int64)])
             self._used = np.concatenate([self._used, np.zeros(grow, np.int64)])
+            self._over = np.concatenate([self._over, np.zeros(grow, bool)])
             self._key_of.extend([None] * grow)
         for text, slot in zip(texts, slots.tolist(), strict=True):
             self._slot_of[text] = slot
             self._key_of[slot] = text
         self._dirty_from[slots] = _I64_MAX
+        self._over[slots] = False
         return slots
 
     def _load(self, texts: Sequence[str]) -> I64:
@@ -124,6 +128,7 @@ class ViewState:
             life[n] = stored.life
             covers[n] = stored.covers_ms
         self.log.load(slots[there], np.concatenate(pieces), starts, life, covers)
+        self._over[slots[there]] = self.log.lengths(slots[there]) > self.over_rows
         return slots
 
     def _rows(self, text: str, record: bytes, slot: int) -> tuple[codec.Stored, I64]:
@@ -178,9 +183,40 @@ class ViewState:
         self.log.apply(slots, time_ms, position, values)
         np.minimum.at(self._dirty_from, slots, time_ms)
 
+    def apply_evaluate(
+        self,
+        slots: I64,
+        time_ms: I64,
+        position: I64,
+        values: I64,
+        including: bool,
+        insert: npt.NDArray[np.bool_] | None,
+    ) -> Values:
+        """Insert rows in order and evaluate as of each (see `ViewLog.apply_evaluate`); mark their logs dirty."""
+        found = self.log.apply_evaluate(slots, time_ms, position, values, including=including, insert=insert)
+        np.minimum.at(self._dirty_from, slots, time_ms)
+        return found
+
     def dirty_slots(self) -> I64:
         """Return the slots with rows not yet stored."""
         return np.flatnonzero(self._dirty_from != _I64_MAX)
+
+    def rows_of(self, slots: I64) -> tuple[I64, I64]:
+        """Return all rows of these logs, one log after the other, int64[2 + width, m], and how many each has."""
+        flat, starts, _, _ = self.log.export(slots)
+        columns = ROW_HEAD + self.plan.width
+        counts = np.diff(starts) // columns
+        bounds = starts.tolist()
+        pieces = [flat[a:b].reshape(columns, -1) for a, b in zip(bounds, bounds[1:], strict=False)]
+        rows = np.concatenate(pieces, axis=1) if pieces else np.empty((columns, 0), np.int64)
+        return rows, counts
+
+    def fits_again(self, slots: I64, limit: int) -> npt.NDArray[np.bool_]:
+        """Return which logs have at most `limit` rows now but had more when last asked (or when read)."""
+        over = self.log.lengths(slots) > limit
+        again = self._over[slots] & ~over
+        self._over[slots] = over
+        return again
 
     def intern(self, texts: Sequence[str], values: I64) -> I64:
         """Return `values` with indices into `texts` replaced by this log's text ids."""

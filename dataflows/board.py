@@ -1,0 +1,45 @@
+"""What the sources of a job tell one another and the screen: a memory-mapped file, reset at each start.
+
+The board decides no value. It bounds memory (a source too far ahead of the slowest waits, a shard under pressure
+makes sources wait) and feeds progress; a torn read costs a little waiting, nothing else.
+
+    board := header row[parts]      int64 each
+    header := pressure{HEADER}      pressure[i] is worker i's bytes in dirty logs over its limit
+    row := COLUMNS                  see the names below
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+HEADER = 64
+(WATERMARK, OFFSET, ROWS, BYTES, LATE, AHEAD, BAD, NO_KEY, DONE, TOTAL, EVENT_TIME, FIRST) = range(12)
+COLUMNS = 16
+NEVER = -(2**62)
+END = np.iinfo(np.int64).max
+
+
+class Board:
+    """A job's board, opened by each of its processes."""
+
+    def __init__(self, path: Path, parts: int) -> None:
+        """Map the board at `path` for `parts` source partitions."""
+        words = np.memmap(path, dtype=np.int64, mode="r+", shape=(HEADER + parts * COLUMNS,))
+        self.pressure: npt.NDArray[np.int64] = words[:HEADER]
+        self.rows: npt.NDArray[np.int64] = words[HEADER:].reshape(parts, COLUMNS)
+
+    @staticmethod
+    def reset(path: Path, parts: int) -> Board:
+        """Make an empty board at `path` and map it."""
+        words = np.zeros(HEADER + parts * COLUMNS, np.int64)
+        words[HEADER:].reshape(parts, COLUMNS)[:, (WATERMARK, EVENT_TIME)] = NEVER
+        path.parent.mkdir(parents=True, exist_ok=True)
+        words.tofile(path)
+        return Board(path, parts)
+
+    def slowest_ms(self) -> int:
+        """Return the lowest watermark of all partitions (END for those done)."""
+        return int(self.rows[:, WATERMARK].min())

@@ -1,0 +1,115 @@
+"""The one graph. A live job and a replay differ in the operator's logic and the sink, in nothing before them.
+
+    source ─ branch ┬ rows ─ stateful_batch (one key a shard) ─ online store | training rows
+                    └ dead letters ─ folder
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+
+from connectors.archive import Archive
+from connectors.dead_letters import DeadLetterSink
+from connectors.online import OnlineSink
+from connectors.training_sink import TrainingSink
+from dataflows.board import Board
+from dataflows.ingest import Ingest, Use
+from dataflows.live import LiveShard, MemoryBudget
+from dataflows.replay import ReplayShard
+from dataflows.settings import Part, Settings
+from dataflows.source import DEAD, ArchiveSource
+from dataflows.training_rows import Rows
+from lookback.definition import Definition, View, load
+from lookback.errors import RefusedError
+from lookback.stores.base import StoreWriter, open_store
+from state import faults
+from state.rocksdb import block_cache
+from state.shard import ViewSpec
+
+
+def build(settings: Settings, worker: int) -> Dataflow:
+    """Return the dataflow of this job, for one of its workers."""
+    definition = load(settings.definition)
+    if definition.fingerprint != settings.fingerprint:
+        raise RefusedError(f"{settings.definition} changed while the job was starting: start it again")
+    views = list(definition.views.values())
+    rows = Rows(definition, settings) if settings.out is not None else None
+    flow = Dataflow("lookback")
+    items = op.input("source", flow, _source(settings, definition, views, rows))
+    split = op.branch("kind", items, lambda item: item[0].startswith(DEAD))
+    if settings.dead_letters is not None:
+        letters = op.map("letters", split.trues, lambda item: (item[0][len(DEAD) :], item[1]))
+        op.output("dead_letters", letters, DeadLetterSink(settings.dead_letters, [p.id for p in settings.parts]))
+    if rows is None:
+        _live(settings, views, worker, split.falses)
+    else:
+        _replay(settings, rows, split.falses)
+    return flow
+
+
+def specs(views: list[View]) -> list[ViewSpec]:
+    """Return the views as the state sees them."""
+    return [ViewSpec(view.name, view.fingerprint, view.plan) for view in views]
+
+
+def _source(
+    settings: Settings, definition: Definition, views: list[View], rows: Rows | None
+) -> ArchiveSource:
+    archive = Archive(settings.source.removeprefix("archive:"), definition.streams.values())
+
+    def make(part: Part, state: dict[str, Any] | None) -> Ingest:
+        stream = definition.streams[part.stream]
+        own = [Use(i, view, view.encode) for i, view in enumerate(views) if view.stream.name == part.stream]
+        uses = own if rows is None else rows.uses(part.stream)
+        return Ingest(stream, part.topic, uses, settings.shards, None if rows is None else rows.base_of, state)
+
+    def stop_ms(part: Part) -> int | None:
+        if settings.out is None or settings.to_ms is None:
+            return None
+        return settings.to_ms + definition.streams[part.stream].lateness_ms
+
+    return ArchiveSource(settings, archive, make, stop_ms)
+
+
+def _live(settings: Settings, views: list[View], worker: int, items: Any) -> None:
+    board = Board(settings.folder / "board", len(settings.parts))
+    budget = MemoryBudget(settings, block_cache(min(64 << 20, settings.cache_bytes // 4)), _say)
+    open_writer = _writer(settings, views)
+
+    def shard(pointer: tuple[int, int] | None) -> LiveShard:
+        return LiveShard(settings, specs(views), board, worker, open_writer, budget, pointer)
+
+    values = op.stateful_batch("shard", items, shard)
+    # The step's name holds the number of writers: Bytewax refuses a resumed step whose partitions are gone.
+    op.output(f"online_{settings.workers}", values, OnlineSink(settings.workers, open_writer, faults.reach))
+
+
+def _replay(settings: Settings, rows: Rows, items: Any) -> None:
+    gives, ties = rows.gives_rows(), rows.ties_seen()
+
+    def shard(_: None) -> ReplayShard:
+        return ReplayShard(settings, rows.views, specs(rows.views), gives, ties)
+
+    found = op.stateful_batch("shard", items, shard)
+    op.output("training", found, TrainingSink(rows.writer))
+
+
+def _writer(settings: Settings, views: list[View]) -> Callable[[], StoreWriter]:
+    @cache
+    def open_once() -> StoreWriter:
+        assert settings.store is not None
+        plans = {view.fingerprint: view.plan for view in views}
+        names = {view.fingerprint: view.name for view in views}
+        return open_store(settings.store, write=True).writer(plans, settings.generation, names)
+
+    return open_once
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

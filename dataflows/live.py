@@ -1,0 +1,273 @@
+"""The live shard: commit steps 1 to 3 around one shard's state, as a Bytewax stateful operator.
+
+Owns: when values may go out. After a start nothing does until the shard has passed the served mark that the store
+holds in every partition; then every key touched or dirty goes out. Without that, two partitions replayed in another
+interleaving could take a value back (see docs/commit.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bytewax.operators import StatefulBatchLogic
+
+from dataflows.board import Board
+from dataflows.failures import guarded
+from dataflows.route import I64, Item, text_columns
+from dataflows.settings import Settings
+from dataflows.source import draining
+from lookback.stores.base import StoreWriter, ViewWrite, row_limit
+from lookback.windows.log import Values
+from lookback.windows.plan import ROW_HEAD, Result, ViewPlan
+from state import faults
+from state.errors import StateError
+from state.rocksdb import Database
+from state.shard import Shard, ViewSpec
+from state.view import ViewState
+
+EMIT_KEYS = 4096  # keys a write holds when a shard emits all that is dirty
+
+
+class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
+    """One shard of a live job."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        views: Sequence[ViewSpec],
+        board: Board,
+        worker: int,
+        open_writer: Callable[[], StoreWriter],
+        budget: MemoryBudget,
+        pointer: tuple[int, int] | None,
+    ) -> None:
+        self._settings = settings
+        self._specs = views
+        self._board = board
+        self._worker = worker
+        self._open_writer = open_writer
+        self._budget = budget
+        self._pointer = pointer
+        self._shard: Shard | None = None
+        self._committed = False
+        self._waiting: list[_Catchup | None] = []
+        self._limits = [row_limit(view.plan) for view in views]
+
+    @guarded
+    def on_batch(self, values: list[Item]) -> tuple[Iterable[ViewWrite], bool]:
+        """Apply a wave of items; return the values to emit."""
+        if self._shard is None:
+            self._open(values[0].shard)
+        shard = self._shard
+        assert shard is not None
+        if self._committed:
+            # The first batch after a commit proves that commit's epoch durable on all workers.
+            self._committed = False
+            shard.proved_durable()
+            faults.reach("4-after", shard.shard)
+        faults.reach("1-before", shard.shard)
+        changes = self._apply(shard, values)
+        faults.reach("1-after", shard.shard)
+        out: list[ViewWrite] = []
+        for index, view in enumerate(shard.views):
+            out.extend(self._emit(shard, index, view, changes[index]))
+        self._bound(shard)
+        return out, False
+
+    @guarded
+    def snapshot(self) -> tuple[int, int]:
+        """Commit step 3; Bytewax then stores the pointer in step 4."""
+        if self._shard is None:
+            assert self._pointer is not None  # woken before any batch of this run: the old pointer stands
+            return self._pointer
+        self._shard.commit(self._wait_for_room)
+        self._committed = True
+        self._bound(self._shard)
+        return self._shard.pointer()
+
+    def _open(self, number: int) -> None:
+        settings = self._settings
+        path = settings.shard_path(number)
+        db = Database(path, write_buffer_bytes=self._budget.write_buffer_bytes, block_cache=self._budget.blocks)
+        shard = Shard(path, number, settings.shards, self._specs, db)
+        if self._pointer is not None:
+            shard.check_pointer(self._pointer)
+        writer = self._open_writer()
+        for view in shard.views:
+            marks = writer.marks(view.fingerprint, number)
+            self._waiting.append(_Catchup(marks, lost=marks is None and shard.epoch > 0))
+        self._shard = shard
+
+    # --- step 1 ------------------------------------------------------------------------------------------
+
+    def _apply(self, shard: Shard, items: Sequence[Item]) -> list[list[tuple[I64, I64]]]:
+        """Commit step 1: apply rows above the applied offsets; return (slots, rows) inserted, view by view."""
+        changes: list[list[tuple[I64, I64]]] = [[] for _ in shard.views]
+        for item in items:
+            seen = shard.watermarks.get(item.part, item.watermark_ms)
+            shard.watermarks[item.part] = max(seen, item.watermark_ms)
+            for chunk in item.chunks:
+                view = shard.views[chunk.view]
+                fresh = view.fresh(item.part, chunk.position)
+                slots = view.slots(chunk.keys)[chunk.code[fresh]]
+                if not len(slots):
+                    continue
+                values = view.intern(chunk.texts, np.ascontiguousarray(chunk.values[:, fresh]))
+                time_ms, position = chunk.time_ms[fresh], chunk.position[fresh]
+                view.apply(slots, time_ms, position, values)
+                changes[chunk.view].append((slots, np.vstack([time_ms, position, values])))
+        return changes
+
+    # --- step 2 ------------------------------------------------------------------------------------------
+
+    def _emit(
+        self, shard: Shard, index: int, view: ViewState, changes: list[tuple[I64, I64]]
+    ) -> Iterator[ViewWrite]:
+        """Commit step 2: yield absolute values, each write with the served mark that it includes."""
+        catchup = self._waiting[index]
+        if catchup is not None:
+            for slots, _ in changes:
+                catchup.touched.update(view.keys_of(np.unique(slots).tolist()))
+            if not catchup.passed(view):
+                return
+            self._waiting[index] = None
+            every = view.all_keys() if catchup.lost else ()
+            for keys in _batches({*every, *shard.dirty[index], *catchup.touched}):
+                slots = view.slots(keys)
+                shard.dirty[index].update(keys)
+                yield self._whole(shard, index, view, slots)
+                self._budget.evict(shard)
+        elif changes:
+            yield self._changed(shard, index, view, changes)
+
+    def _changed(
+        self, shard: Shard, index: int, view: ViewState, changes: list[tuple[I64, I64]]
+    ) -> ViewWrite:
+        """Return the write of what one wave of batches changed."""
+        row_slots = np.concatenate([slots for slots, _ in changes])
+        rows = np.concatenate([rows for _, rows in changes], axis=1)
+        slots, owner = np.unique(row_slots, return_inverse=True)
+        shard.dirty[index].update(view.keys_of(slots.tolist()))
+        again = view.fits_again(slots, self._limits[index])
+        if again.any():
+            # A log that was too long for the store fits again: its record takes all the rows at once.
+            order = np.flatnonzero(~again[owner])
+            pieces, counts = view.rows_of(slots[again])
+            owner = np.concatenate([owner[order], np.repeat(np.flatnonzero(again), counts)])
+            rows = np.concatenate([rows[:, order], pieces], axis=1)
+        order = np.argsort(owner, kind="stable")
+        starts = np.searchsorted(owner[order], np.arange(len(slots) + 1))
+        return self._write(shard, view, slots, starts, rows[:, order], again)
+
+    def _whole(self, shard: Shard, index: int, view: ViewState, slots: I64) -> ViewWrite:
+        """Return the write of these logs with all the rows they have."""
+        view.fits_again(slots, self._limits[index])
+        rows, counts = view.rows_of(slots)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        return self._write(shard, view, slots, starts, rows, np.ones(len(slots), bool))
+
+    def _write(
+        self, shard: Shard, view: ViewState, slots: I64, starts: I64, rows: I64, replace: Any
+    ) -> ViewWrite:
+        values = view.log.evaluate_newest(slots)
+        newest = view.log.newest_ms(slots)
+        covers = view.log.covers_from_ms(slots)
+        life = view.log.export(slots)[2] if view.log.life_words else np.empty((len(slots), 0), np.int64)
+        texts, words, rows = _own_texts(view, values, rows)
+        return ViewWrite(
+            view=view.name,
+            fingerprint=view.fingerprint,
+            shard=shard.shard,
+            keys=view.keys_of(slots.tolist()),
+            event_time_ms=newest,
+            as_of_ms=newest,
+            sequence=view.sequence,
+            watermark_ms=min(shard.watermarks.values()),
+            words=words,
+            status=values.status,
+            row_starts=starts.astype(np.int64),
+            rows=rows,
+            covers_from_ms=covers,
+            replace=replace,
+            life=life,
+            texts=texts,
+            marks=dict(view.applied),
+        )
+
+    # --- memory and disk ---------------------------------------------------------------------------------
+
+    def _bound(self, shard: Shard) -> None:
+        """Keep the cache in its bounds; where dirty logs fill it, make the sources wait for the commit."""
+        over = self._budget.evict(shard)
+        self._board.pressure[self._worker] = over
+
+    def _wait_for_room(self, message: str) -> None:
+        if draining():
+            raise StateError(message)
+        self._budget.say(message)
+
+
+class MemoryBudget:
+    """One worker's share of the cache, over all its shards."""
+
+    def __init__(self, settings: Settings, blocks: Any, say: Callable[[str], None]) -> None:
+        self.limit_bytes = settings.cache_bytes // settings.shards
+        self.write_buffer_bytes = max(256 << 10, min(8 << 20, self.limit_bytes // 2))
+        self.blocks = blocks
+        self.say = say
+        self._over: dict[int, int] = {}
+
+    def evict(self, shard: Shard) -> int:
+        """Free clean logs beyond the share; return by how many bytes this worker's dirty ones exceed it."""
+        shard.evict(self.limit_bytes)
+        over = shard.cache_bytes - 2 * self.limit_bytes
+        self._over[shard.shard] = max(0, over)
+        return sum(self._over.values())
+
+
+class _Catchup:
+    """What a view waits for after a start, and what was touched meanwhile."""
+
+    def __init__(self, marks: dict[str, int] | None, *, lost: bool) -> None:
+        self.marks = {} if faults.off("served_mark") else dict(marks or {})
+        self.lost = lost  # the store knows nothing of a shard that has state: all of it goes out again
+        self.touched: set[str] = set()
+
+    def passed(self, view: ViewState) -> bool:
+        return all(view.applied.get(part, -1) >= offset for part, offset in self.marks.items())
+
+
+def _batches(keys: set[str]) -> Iterator[list[str]]:
+    ordered = sorted(keys)
+    for start in range(0, len(ordered), EMIT_KEYS):
+        yield ordered[start : start + EMIT_KEYS]
+
+
+def _own_texts(view: ViewState, values: Values, rows: I64) -> tuple[list[str], I64, I64]:
+    """Return the texts that values and rows name, and both with indices into them instead of log ids."""
+    plan = view.plan
+    outs = text_outputs(plan)
+    columns = [ROW_HEAD + c for c in text_columns(plan)]
+    if not (outs or columns):
+        return [], values.words, rows
+    words = values.words.copy()
+    rows = rows.copy()
+    live = values.words[outs] if outs else np.empty((0, 0), np.int64)
+    ids, local = np.unique(np.concatenate([live.reshape(-1), rows[columns].reshape(-1)]), return_inverse=True)
+    if outs:
+        words[outs] = local[: live.size].reshape(live.shape)
+    if columns:
+        rows[columns] = local[live.size :].reshape(len(columns), -1)
+    return view.log.texts.get(ids), words, rows
+
+
+def text_outputs(plan: ViewPlan) -> list[int]:
+    """Return which output columns hold text ids."""
+    found: list[int] = []
+    for feature, start in zip(plan.features, plan.out_starts, strict=False):
+        if feature.result is Result.TEXT:
+            found.extend(range(start + 1, start + 1 + feature.k) if feature.is_list else [start])
+    return found

@@ -1,0 +1,151 @@
+"""The processes of one job: start the workers, watch them, stop all together, say what failed.
+
+A part-stopped Bytewax cluster hangs, so when one worker ends badly the others are killed, and a stop is sent to all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from dataflows import failures
+from dataflows.settings import Settings
+from lookback.errors import LookbackError, RefusedError
+
+POLL_SECONDS = 0.05
+KILL_AFTER_SECONDS = 30.0
+
+
+class WorkerFailed(LookbackError):
+    """A worker ended before its work was done."""
+
+
+def _free_addresses(count: int) -> tuple[str, ...]:
+    if count == 1:
+        return ()
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return tuple(f"127.0.0.1:{s.getsockname()[1]}" for s in sockets)
+    finally:
+        for s in sockets:
+            s.close()
+
+
+def _start(settings: Settings) -> list[subprocess.Popen[bytes]]:
+    folder = settings.folder
+    path = folder / "settings.json"
+    path.write_text(settings.to_json())
+    failure = folder / "failure.json"
+    failure.unlink(missing_ok=True)
+    environment = {**os.environ, failures.FILE: str(failure), "PYTHONUNBUFFERED": "1"}
+    # One kernel thread a worker: a job's cores are its workers.
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        environment.setdefault(name, "1")
+    workers = []
+    for index in range(settings.workers):
+        with (folder / f"worker-{index}.log").open("ab") as log:
+            workers.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "dataflows.worker", str(path), str(index)],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            )
+    (folder / "pids").write_text("\n".join(str(w.pid) for w in workers))
+    return workers
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    def handle(*_: object) -> None:
+        stop()
+
+    before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_workers(settings: Settings, tick: Callable[[], None]) -> bool:
+    """Run the job's workers to their end, calling `tick` now and then; return whether a person stopped it.
+
+    Raises WorkerFailed, or RefusedError where a worker refused to go on.
+    """
+    settings = replace(settings, addresses=_free_addresses(settings.workers))
+    stopped = False
+    workers: list[subprocess.Popen[bytes]] = []
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        for worker in workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+
+    with _signals(stop):
+        try:
+            workers.extend(_start(settings))
+            if stopped:
+                stop()
+            while any(worker.poll() is None for worker in workers):
+                if any(worker.poll() not in (None, 0) for worker in workers):
+                    break
+                tick()
+                time.sleep(POLL_SECONDS)
+        finally:
+            _end(workers)
+    codes = [worker.returncode for worker in workers]
+    if any(codes):
+        _raise(settings, codes)
+    return stopped
+
+
+def _end(workers: list[subprocess.Popen[bytes]]) -> None:
+    """Leave no worker behind: one that didn't end by itself has nothing to commit any more."""
+    failed = any(worker.poll() not in (None, 0) for worker in workers)
+    deadline = time.monotonic() + (1.0 if failed else KILL_AFTER_SECONDS)
+    for worker in workers:
+        if worker.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.wait(max(0.0, deadline - time.monotonic()))
+        if worker.poll() is None:
+            worker.kill()
+            worker.wait()
+
+
+def _raise(settings: Settings, codes: list[int]) -> None:
+    failure = settings.folder / "failure.json"
+    if failure.exists():
+        record = json.loads(failure.read_text())
+        if record["exit_code"] == RefusedError.exit_code:
+            raise RefusedError(record["message"])
+        hint = "" if record["known"] else f" (see {_log(settings, codes)})"
+        raise WorkerFailed(record["message"] + hint)
+    index = next(i for i, code in enumerate(codes) if code)
+    code = codes[index]
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    raise WorkerFailed(
+        f"worker {index} {how}; run the same command again to go on from the last epoch "
+        f"(its log: {_log(settings, codes)})"
+    )
+
+
+def _log(settings: Settings, codes: list[int]) -> Path:
+    index = next((i for i, code in enumerate(codes) if code), 0)
+    return settings.folder / f"worker-{index}.log"

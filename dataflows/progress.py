@@ -1,0 +1,95 @@
+"""Progress of a job: rows, rate, event time reached, time left. A line that renews itself on a terminal, plain
+lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime, timezone
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from dataflows import board as b
+from dataflows.board import Board
+
+LINE_SECONDS = 2.0  # between plain lines
+FRAME_SECONDS = 0.2
+
+
+class Progress:
+    """Says how far a job is, on stderr."""
+
+    def __init__(self, verb: str, board: Board, total_rows: int, *, quiet: bool = False) -> None:
+        self._verb = verb
+        self._board = board
+        self._total = total_rows
+        self._quiet = quiet
+        self._console = Console(stderr=True, highlight=False)
+        self._start = time.monotonic()
+        self._last_said = 0.0
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal and not self._quiet:
+            self._live = Live(console=self._console, refresh_per_second=5, transient=True)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.__exit__(None, None, None)
+
+    def tick(self) -> None:
+        """Say where the job is, when it is time to."""
+        now = time.monotonic()
+        period = FRAME_SECONDS if self._live is not None else LINE_SECONDS
+        if self._quiet or now - self._last_said < period:
+            return
+        self._last_said = now
+        text = self.line(now - self._start)
+        if text is None:
+            return
+        if self._live is not None:
+            self._live.update(Text(text))
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def line(self, seconds: float) -> str | None:
+        """Return the sentence that says where the job is; None before the first row."""
+        rows = int(self._board.rows[:, b.ROWS].sum())
+        if rows == 0:
+            return None
+        rate = (rows - int(self._board.rows[:, b.FIRST].sum())) / seconds if seconds > 0 else 0.0
+        parts = [f"{self._verb}: {rows:,} rows"]
+        if self._total:
+            parts[0] += f" of {self._total:,} ({100 * rows // self._total} %)"
+        parts.append(f"{rate:,.0f}/s")
+        reached = [int(t) for t in self._board.rows[:, b.EVENT_TIME] if t > b.NEVER]
+        if reached:
+            parts.append(f"at {instant(min(reached))}")
+        if self._total and rate > 0 and rows < self._total:
+            parts.append(f"{(self._total - rows) / rate:,.0f} s left")
+        return ", ".join(parts)
+
+    def totals(self) -> dict[str, int]:
+        """Return the sums of all partitions' counts."""
+        names = {
+            "rows": b.ROWS, "bytes": b.BYTES, "bad": b.BAD, "late": b.LATE, "ahead": b.AHEAD, "no_key": b.NO_KEY,
+            "first": b.FIRST,
+        }  # fmt: skip
+        return {name: int(self._board.rows[:, column].sum()) for name, column in names.items()}
+
+
+def instant(ms: int) -> str:
+    """Return an event time as a person reads it, in UTC.
+
+    >>> instant(0)
+    '1970-01-01 00:00:00Z'
+    """
+    try:
+        moment = datetime.fromtimestamp(ms / 1000, tz=timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms"
+    return moment.strftime("%Y-%m-%d %H:%M:%SZ")

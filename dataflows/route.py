@@ -1,0 +1,151 @@
+"""From one partition's events to items for shards: who is late, which shard a row belongs to.
+
+Runs at the source, columns at a time, so that what it decides depends on the partition's own prefix alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+
+from dataflows.board import NEVER
+from lookback.definition import View
+from lookback.events import EventBatch, ViewRows
+from lookback.windows.plan import OFFSET_BITS, Kind, ViewPlan
+
+I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Rows of one source batch for one view in one shard, in offset order.
+
+    values: int64[width, n] (empty for instants); codes index `keys`, -1 for a null key (carrier rows only).
+    event_time_ms differs from time_ms where the view's resolution floors it. base: the training row's own columns.
+    """
+
+    view: int
+    keys: list[str]
+    code: npt.NDArray[np.int32]
+    time_ms: I64
+    position: I64
+    values: I64
+    texts: list[str]
+    instants: bool = False  # ask as of these, insert nothing
+    event_time_ms: I64 | None = None
+    base: pa.RecordBatch | None = None
+
+
+@dataclass(slots=True)
+class Item:
+    """What a shard gets of one source batch: rows first, then the partition's watermark behind them."""
+
+    shard: int
+    part: str
+    watermark_ms: int  # in a replay: the partition's safe time, watermark - lateness - 1
+    chunks: list[Chunk] = field(default_factory=list)
+
+
+@dataclass
+class Judge:
+    """Watermark of one partition, and which of its events are late or too far ahead.
+
+    late: event_time < watermark - lateness, the watermark being the largest event time before or at the event.
+    ahead: event_time > broker_time + max_ahead; such an event moves no watermark.
+    """
+
+    lateness_ms: int
+    max_ahead_ms: int
+    watermark_ms: int = NEVER
+
+    def judge(self, event_time_ms: I64, broker_time_ms: I64 | None) -> tuple[Bools | None, Bools | None]:
+        """Return (late, ahead) masks, None where there are none, and advance the watermark."""
+        if not len(event_time_ms):
+            return None, None
+        ahead = None
+        times = event_time_ms
+        if broker_time_ms is not None:
+            mask = times > broker_time_ms + self.max_ahead_ms
+            if mask.any():
+                ahead = mask
+                times = np.where(mask, NEVER, times)
+        running = np.maximum.accumulate(times)
+        np.maximum(running, self.watermark_ms, out=running)
+        late = times < running - self.lateness_ms
+        if ahead is not None:
+            late &= ~ahead
+        self.watermark_ms = int(running[-1])
+        return (late if late.any() else None), ahead
+
+
+def shard_of(keys: Sequence[str], shards: int) -> I64:
+    """Return each key's shard: XXH3-64 of its UTF-8 text modulo the shard count; stable for ever."""
+    if shards == 1:
+        return np.zeros(len(keys), np.int64)
+    digest = xxhash.xxh3_64_intdigest
+    return np.fromiter((digest(key.encode()) % shards for key in keys), np.int64, len(keys))
+
+
+def positions(batch: EventBatch) -> I64:
+    """Return the packed positions of a batch."""
+    return batch.offset | np.int64(batch.partition << OFFSET_BITS)
+
+
+def text_columns(plan: ViewPlan) -> list[int]:
+    """Return which rows of a `values` matrix hold text ids."""
+    return [plan.words + i for i, column in enumerate(plan.columns) if column.kind is Kind.TEXT]
+
+
+def split(
+    index: int,
+    view: View,
+    rows: ViewRows,
+    position: I64,
+    shards: int,
+    *,
+    event_time_ms: I64 | None = None,
+    base: pa.RecordBatch | None = None,
+    instants: bool = False,
+) -> dict[int, Chunk]:
+    """Return the rows of each shard that has any.
+
+    Rows with a null key go nowhere, or to shard 0 where `base` says that each row must come out again.
+    """
+    keep_null = base is not None
+    if shards == 1 and (keep_null or not len(rows.key_code) or rows.key_code.min() >= 0):
+        whole = Chunk(index, rows.keys, rows.key_code, rows.time_ms, position, rows.values, rows.texts, instants)
+        whole.event_time_ms, whole.base = event_time_ms, base
+        return {0: whole} if len(rows.key_code) else {}
+    of_key = shard_of(rows.keys, shards)
+    by_shard = np.argsort(of_key, kind="stable")
+    key_bounds = np.searchsorted(of_key[by_shard], np.arange(shards + 1))
+    local = np.empty(len(of_key) + 1, np.int32)
+    local[by_shard] = np.arange(len(of_key)) - key_bounds[of_key[by_shard]]
+    local[-1] = -1
+    of_row = np.append(of_key, 0 if keep_null else shards)[rows.key_code]
+    order = np.argsort(of_row, kind="stable")
+    bounds = np.searchsorted(of_row[order], np.arange(shards + 1))
+    columns = text_columns(view.plan)
+    found = {}
+    for shard in np.flatnonzero(np.diff(bounds)).tolist():
+        mine = order[bounds[shard] : bounds[shard + 1]]
+        names = [rows.keys[i] for i in by_shard[key_bounds[shard] : key_bounds[shard + 1]].tolist()]
+        values = rows.values[:, mine]
+        texts = rows.texts
+        if columns and texts:
+            used, inverse = np.unique(values[columns], return_inverse=True)
+            values[columns] = inverse.reshape(len(columns), -1)
+            texts = [texts[i] for i in used.tolist()]
+        chunk = Chunk(
+            index, names, local[rows.key_code[mine]], rows.time_ms[mine], position[mine], values, texts, instants
+        )
+        chunk.event_time_ms = None if event_time_ms is None else event_time_ms[mine]
+        chunk.base = None if base is None else base.take(pa.array(mine))
+        found[shard] = chunk
+    return found

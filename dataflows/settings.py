@@ -1,0 +1,79 @@
+"""What one job was asked to do, as the parent hands it to its workers (JSON)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+SHARDS = 32
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source partition: a stream's topic and partition."""
+
+    stream: str
+    topic: str
+    partition: int
+
+    @property
+    def id(self) -> str:
+        """Name of the partition in offsets, marks and Bytewax's recovery store."""
+        return f"{self.topic}/{self.partition}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A live job (`store` set) or a replay (`out` set)."""
+
+    definition: str
+    fingerprint: str
+    source: str
+    parts: tuple[Part, ...]
+    work: str  # the state folder of a live job; OUT/.work of a replay
+    shards: int
+    shard_keys: tuple[str, ...]
+    workers: int = 1
+    addresses: tuple[str, ...] = ()
+    epoch_ms: int = 1000
+    cache_bytes: int = 256 << 20
+    batch_rows: int = 32_768
+    epoch_bytes: int = 64 << 20
+    dead_letters: str | None = None
+    start_ms: int | None = None  # read from this broker time on
+    # live
+    store: str | None = None
+    generation: int = 0
+    until_end: bool = True
+    exactly_once: bool = True
+    # replay
+    out: str | None = None
+    stream: str = ""  # the stream whose events are the training rows; "" with labels
+    labels: str | None = None
+    from_ms: int = 0
+    to_ms: int | None = None
+    including: bool = True
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the text that `from_json` reads."""
+        return json.dumps(asdict(self), indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Settings:
+        """Read what `to_json` wrote."""
+        raw = json.loads(text)
+        raw["parts"] = tuple(Part(**part) for part in raw["parts"])
+        raw["shard_keys"] = tuple(raw["shard_keys"])
+        raw["addresses"] = tuple(raw["addresses"])
+        return Settings(**raw)
+
+    @property
+    def folder(self) -> Path:
+        """The job's working folder."""
+        return Path(self.work)
+
+    def shard_path(self, shard: int) -> Path:
+        """Folder of one shard's database."""
+        return self.folder / f"shard-{shard:02d}"

@@ -1,0 +1,182 @@
+"""The Bytewax source: one partition each of the archive's topics, stopping at its byte budget for an epoch.
+
+Emits `("dead", letters)` and `(shard key, Item)`. At a partition's fixed end each shard gets the watermark END once,
+again after each restart, never on a drain.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import astuple
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from connectors.archive import Archive, PartitionReader
+from connectors.batches import DeadLetter
+from dataflows import board as b
+from dataflows.board import Board
+from dataflows.ingest import Ingest
+from dataflows.route import Chunk, Item
+from dataflows.settings import Part, Settings
+
+AHEAD_ROWS = 500_000  # how many rows a replay's partition may be ahead of the slowest one
+DEAD = "dead"
+
+Payload = Item | list[DeadLetter]
+
+_draining = False
+
+
+def drain(*_: object) -> None:
+    """Make every partition of this process stop at its next batch (a signal handler)."""
+    global _draining
+    _draining = True
+
+
+def draining() -> bool:
+    """Return whether this process was asked to stop."""
+    return _draining
+
+
+def drain_on_signals() -> None:
+    """Stop cleanly on SIGTERM and SIGINT: the last epoch is committed, then the process ends."""
+    signal.signal(signal.SIGTERM, drain)
+    signal.signal(signal.SIGINT, drain)
+
+
+class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any]]):
+    """One partition at work."""
+
+    def __init__(
+        self,
+        part: Part,
+        row: int,
+        settings: Settings,
+        ingest: Ingest,
+        reader: PartitionReader,
+        board: Board,
+        stop_ms: int | None,
+    ) -> None:
+        self._part = part
+        self._row = board.rows[row]
+        self._board = board
+        self._settings = settings
+        self._ingest = ingest
+        self._reader = reader
+        self._stop_ms = stop_ms  # a replay ends a partition once its watermark has passed this
+        self._replay = settings.out is not None
+        self._left = settings.epoch_bytes
+        self._started = False
+        self._ended = False
+        self._awake: datetime | None = None
+        self._rows_sent: deque[tuple[int, int]] = deque()  # (watermark, rows so far) of batches ahead
+
+    def next_batch(self) -> Iterable[tuple[str, Payload]]:
+        """Return the next batch's items, or nothing while the epoch's budget is spent."""
+        self._awake = None
+        if _draining or self._ended:
+            raise StopIteration
+        if self._started and (self._left <= 0 or self._pressed() or (self._replay and self._far_ahead())):
+            self._awake = datetime.now(timezone.utc) + timedelta(milliseconds=2)
+            return []
+        out: list[tuple[str, Payload]] = []
+        chunks: list[list[Chunk]] = [[] for _ in range(self._settings.shards)]
+        raw = None if self._past_stop() else self._reader.read(self._settings.batch_rows, max(self._left, 1))
+        if raw is None:
+            self._ended = True
+        else:
+            self._left -= raw.nbytes
+            chunks, dead = self._ingest.take(raw)
+            if dead:
+                out.append((DEAD + self._part.id, dead))
+        out.extend(self._items(chunks))
+        self._started = True
+        self._report()
+        return out
+
+    def _items(self, chunks: list[list[Chunk]]) -> Iterable[tuple[str, Item]]:
+        # Each shard hears of a start (it opens and emits what is dirty) and, in a replay, of every watermark.
+        everyone = self._replay or not self._started or self._ended
+        mark = self._ingest.judge.watermark_ms
+        if self._replay:
+            mark = b.END if self._ended else max(b.NEVER, mark - self._ingest.stream.lateness_ms - 1)
+        for shard, (key, mine) in enumerate(zip(self._settings.shard_keys, chunks, strict=True)):
+            if mine or everyone:
+                yield key, Item(shard, self._part.id, mark, mine)
+
+    def _past_stop(self) -> bool:
+        return self._stop_ms is not None and self._ingest.judge.watermark_ms > self._stop_ms
+
+    def _pressed(self) -> bool:
+        return bool(self._board.pressure[: self._settings.workers].any())
+
+    def _far_ahead(self) -> bool:
+        slowest = self._board.slowest_ms()
+        while self._rows_sent and self._rows_sent[0][0] <= slowest:
+            self._rows_sent.popleft()
+        if not self._rows_sent:
+            return False
+        return self._ingest.counts.rows - self._rows_sent[0][1] > AHEAD_ROWS
+
+    def _report(self) -> None:
+        counts, judge = self._ingest.counts, self._ingest.judge
+        row = self._row
+        (row[b.ROWS], row[b.BYTES], row[b.BAD], row[b.LATE], row[b.AHEAD], row[b.NO_KEY]) = astuple(counts)
+        row[b.EVENT_TIME] = judge.watermark_ms
+        row[b.OFFSET] = self._reader.next_offset
+        row[b.DONE] = int(self._ended)
+        row[b.WATERMARK] = b.END if self._ended else judge.watermark_ms
+        if self._replay:
+            self._rows_sent.append((judge.watermark_ms, counts.rows))
+
+    def next_awake(self) -> datetime | None:
+        """Return when to look again."""
+        return self._awake
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the partition's place; a new epoch begins, with a new budget."""
+        self._left = self._settings.epoch_bytes
+        return {**self._ingest.state(), "offset": self._reader.next_offset}
+
+    def close(self) -> None:
+        """Nothing is held open between batches."""
+
+
+MakeIngest = Callable[[Part, dict[str, Any] | None], Ingest]
+
+
+class ArchiveSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any]]):
+    """All partitions of a job's archive."""
+
+    def __init__(
+        self, settings: Settings, archive: Archive, make: MakeIngest, stop_ms: Callable[[Part], int | None]
+    ) -> None:
+        self._settings = settings
+        self._archive = archive
+        self._make = make
+        self._stop_ms = stop_ms
+        self._board = Board(settings.folder / "board", len(settings.parts))
+        self._index = {part.id: i for i, part in enumerate(settings.parts)}
+
+    def list_parts(self) -> list[str]:
+        """Return the ids of all partitions."""
+        return list(self._index)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: dict[str, Any] | None) -> SourcePart:
+        """Open one partition where the last durable epoch left it."""
+        index = self._index[for_part]
+        part = self._settings.parts[index]
+        offset = None
+        if resume_state is not None:
+            offset = resume_state["offset"]
+        elif self._settings.start_ms is not None:
+            offset = self._archive.start_offset(part.topic, part.partition, self._settings.start_ms)
+        reader = self._archive.open(part.topic, part.partition, offset)
+        ingest = self._make(part, resume_state)
+        # Where this run begins, for progress: rows that earlier runs had read.
+        self._board.rows[index, (b.ROWS, b.FIRST)] = ingest.counts.rows
+        return SourcePart(part, index, self._settings, ingest, reader, self._board, self._stop_ms(part))

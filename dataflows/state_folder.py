@@ -1,0 +1,174 @@
+"""The state folder of a live job: what it is, whose it is, whether it is whole.
+
+    DIR/state.json   what this state is; written last when it is made, so that a crash leaves nothing half made
+    DIR/lock         held while a job runs
+    DIR/shard-NN/    one RocksDB a shard
+    DIR/recovery/    Bytewax's recovery store: source offsets and pointers
+    DIR/board, settings.json, failure.json, pids, worker-N.log   of the running job; may be deleted when none runs
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from bytewax.recovery import init_db_dir
+
+from dataflows.placement import shard_keys
+from dataflows.settings import SHARDS
+from lookback.definition import Definition
+from lookback.errors import LookbackError, RefusedError
+from state.shard import ViewSpec, create_shard
+
+FORMAT = 1
+
+
+class StateFolder:
+    """A live job's state folder, locked while this object is open."""
+
+    def __init__(self, path: Path, definition: Definition, source: str, parts: Sequence[str]) -> None:
+        """Make the folder where there is none, else check it. Raises RefusedError where it doesn't fit."""
+        self.path = path
+        self.shards = SHARDS
+        self._views = {view.name: view.fingerprint for view in definition.views.values()}
+        self._specs = [ViewSpec(v.name, v.fingerprint, v.plan) for v in definition.views.values()]
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LookbackError(f"can't make the state folder {path}: {error.strerror}") from error
+        self._lock = self._take_lock()
+        self.keys = shard_keys(self.shards)
+        if (path / "state.json").exists():
+            self._check(source, parts)
+        else:
+            self._make(source, parts)
+
+    def _take_lock(self) -> IO[str]:
+        lock = (self.path / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise RefusedError(
+                f"another job runs on the state {self.path}: stop it first, or name another --state"
+            ) from None
+        return lock
+
+    def _make(self, source: str, parts: Sequence[str]) -> None:
+        strangers = [p.name for p in self.path.iterdir() if not self._ours(p.name)]
+        if strangers:
+            raise RefusedError(
+                f"{self.path} is not empty ({', '.join(sorted(strangers)[:3])}) and holds no state: name a fresh --state"
+            )
+        for shard in range(self.shards):
+            # What a crash while making left is not known to be whole: nothing was counted in it yet.
+            shutil.rmtree(self.path / f"shard-{shard:02d}", ignore_errors=True)
+            create_shard(self.path / f"shard-{shard:02d}", shard, self.shards, self._specs)
+        recovery = self.path / "recovery"
+        shutil.rmtree(recovery, ignore_errors=True)
+        recovery.mkdir()
+        init_db_dir(recovery, 1)
+        self._write(source, parts)
+
+    def _write(self, source: str, parts: Sequence[str]) -> None:
+        meta = {
+            "format": FORMAT,
+            "shards": self.shards,
+            "views": self._views,
+            "source": source,
+            "parts": sorted(parts),
+        }
+        temporary = self.path / "state.json.new"
+        temporary.write_text(json.dumps(meta, indent=1))
+        temporary.rename(self.path / "state.json")
+
+    @staticmethod
+    def _ours(name: str) -> bool:
+        return name in {"lock", "recovery", "state.json.new"} or name.startswith("shard-")
+
+    def _check(self, source: str, parts: Sequence[str]) -> None:
+        try:
+            meta = json.loads((self.path / "state.json").read_text())
+            version, shards, views = meta["format"], meta["shards"], meta["views"]
+            known = set(meta["parts"])
+        except (ValueError, KeyError) as error:
+            raise RefusedError(f"{self.path / 'state.json'} is damaged: restore the folder from a backup") from error
+        if version != FORMAT:
+            raise RefusedError(
+                f"the state {self.path} has format {version}, this release reads {FORMAT}: use the release that wrote it"
+            )
+        if shards != self.shards:
+            raise RefusedError(
+                f"the state {self.path} has {shards} shards, this release {self.shards}: name a fresh --state"
+            )
+        self._check_views(views)
+        if meta["source"] != source:
+            raise RefusedError(
+                f"the state {self.path} counts the events of {meta['source']}, not of {source}: "
+                "give the source that it was started on, or name a fresh --state"
+            )
+        lost = sorted(known - set(parts))
+        if lost:
+            raise RefusedError(
+                f"{source} has no partition {lost[0]} any more, whose events the state {self.path} counts: "
+                "put its files back, or name a fresh --state"
+            )
+        missing = [i for i in range(shards) if not (self.path / f"shard-{i:02d}" / "CURRENT").exists()]
+        if missing:
+            raise RefusedError(
+                f"shard {missing[0]} of {shards} is missing from the state {self.path}: put {len(missing)} folder(s) back "
+                "from a backup, or name a fresh --state (nothing was changed)"
+            )
+        self._check_recovery()
+        if set(parts) != known:
+            self._write(source, parts)
+
+    def _check_views(self, views: dict[str, str]) -> None:
+        changed = [name for name, fp in self._views.items() if views.get(name, fp) != fp]
+        new = [name for name in self._views if name not in views]
+        gone = [name for name in views if name not in self._views]
+        what = [
+            *(f"view {n} changed ({views[n][:12]} is now {self._views[n][:12]})" for n in changed),
+            *(f"view {n} is new" for n in new),
+            *(f"view {n} is gone" for n in gone),
+        ]
+        if what:
+            raise RefusedError(
+                f"the state {self.path} was made by another definition: {'; '.join(what)}. "
+                "Name a fresh --state, so that the changed views are computed from the beginning"
+            )
+
+    def _check_recovery(self) -> None:
+        files = sorted((self.path / "recovery").glob("part-*.sqlite3"))
+        if not files:
+            raise RefusedError(
+                f"the recovery store of {self.path} is missing: put {self.path / 'recovery'} back from a backup, "
+                "or name a fresh --state"
+            )
+        for file in files:
+            try:
+                with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as db:
+                    answer = db.execute("PRAGMA quick_check").fetchone()[0]
+                db.close()
+            except sqlite3.DatabaseError as error:
+                answer = str(error)
+            if answer != "ok":
+                raise RefusedError(
+                    f"the recovery store {file} is damaged ({answer}): restore {self.path} from a backup, "
+                    "or name a fresh --state"
+                )
+
+    def close(self) -> None:
+        """Let another job have the folder."""
+        self._lock.close()
+
+
+def state_views(path: Path) -> tuple[int, Sequence[str]]:
+    """Return (shards, view names) of a state folder, for `lookback status`."""
+    meta = json.loads((path / "state.json").read_text())
+    return meta["shards"], list(meta["views"])
