@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lookback.errors import UsageError
-from lookback.windows.plan import ROW_HEAD, ViewPlan
+from lookback.windows.layout import ENDS, L_FAMILY, L_KIND, L_LIFE, build_layout
+from lookback.windows.plan import ROW_HEAD, Kind, Result, ViewPlan
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
@@ -32,6 +33,8 @@ NEVER = int(np.iinfo(np.int64).min)  # `covers_from_ms` of an entity that was ne
 
 MAX_ROWS = 1000  # rows an entity keeps in the online store,
 MAX_ROW_BYTES = 64 << 10  # and bytes of them: beyond either its record turns stale
+
+TEXT_KIND = 2  # of a lane's column, in the kernel's tables
 
 
 def row_limit(plan: ViewPlan) -> int:
@@ -44,6 +47,31 @@ def row_limit(plan: ViewPlan) -> int:
 
 
 @dataclass(frozen=True)
+class TextWords:
+    """Which int64 words of a view are text ids."""
+
+    outputs: tuple[int, ...]  # output columns; of a list those of its elements, not the length
+    rows: tuple[int, ...]  # words of a row
+    lives: tuple[tuple[int, int], ...]  # (life word that counts, life word that is an id where that is > 0)
+
+
+def text_words(plan: ViewPlan) -> TextWords:
+    """Return a view's text words: what a store must keep under ids of its own."""
+    outputs: list[int] = []
+    for feature, start, end in zip(plan.features, plan.out_starts, plan.out_starts[1:], strict=False):
+        if feature.result is Result.TEXT:
+            outputs.extend(range(start + 1 if feature.is_list else start, end))
+    first = ROW_HEAD + plan.words
+    rows = (first + i for i, column in enumerate(plan.columns) if column.kind is Kind.TEXT)
+    lives: list[tuple[int, int]] = []
+    for lane in build_layout(plan).lanes:
+        if lane[L_FAMILY] == ENDS and lane[L_KIND] == TEXT_KIND and lane[L_LIFE] >= 0:
+            start = int(lane[L_LIFE])  # (n, first time, position, value, last time, position, value)
+            lives += [(start, start + 3), (start, start + 6)]
+    return TextWords(tuple(outputs), tuple(rows), tuple(lives))
+
+
+@dataclass(frozen=True)
 class ViewWrite:
     """What one view of one shard has new: n distinct entities, m rows.
 
@@ -52,7 +80,8 @@ class ViewWrite:
     not have yet, any order; TEXT columns index `texts`.
     replace[i]: the rows given are all that the entity has; what the store holds besides is deleted.
     covers_from_ms[i]: evaluation reaches back to there, `NEVER` if nothing was dropped yet.
-    life: int64[n, L] lifetime accumulators, the rows at or before covers_from_ms folded in.
+    life: int64[n, L] lifetime accumulators, the rows at or before covers_from_ms folded in; the ids named
+    by `text_words` index `texts`.
     marks: source part -> offset that these values include (the shard's served mark after this write).
     """
 

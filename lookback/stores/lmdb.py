@@ -155,9 +155,9 @@ def _read(txn: lmdb.Transaction[memoryview], dbs: Databases, layout: Layout, tex
         if head.dictionary:
             texts = read_texts(txn, dbs, key, head.dictionary)
     words = head.words
-    for column in layout.text_outputs:
+    for column in layout.texts.outputs:
         words[column] += len(texts)
-    for _, word in layout.text_lives:
+    for _, word in layout.texts.lives:
         head.life[word] += len(texts)
     if head.texts:
         texts = texts + head.texts

@@ -34,7 +34,7 @@ class TextRows:
 
     def __init__(self, plan: ViewPlan) -> None:
         self.layout: Layout = layout_of(plan)
-        self._bits: dict[int, list[int]] = {word: [] for word in self.layout.text_rows}
+        self._bits: dict[int, list[int]] = {word: [] for word in self.layout.texts.rows}
         for feature in plan.features:
             for term in (feature.term, feature.other):
                 word = ROW_HEAD + plan.words + term.column if term is not None else -1
@@ -79,7 +79,7 @@ class Dictionaries:
         owner: int64[m] sorted, the entity (index of keys and heads) of each row. heads: their `texts` and
         `rows_at_most` are read, `texts` is brought up to date.
         """
-        words = list(text_rows.layout.text_rows)
+        words = list(text_rows.layout.texts.rows)
         out = rows.copy()
         index = rows[words]
         for at, word in enumerate(words):
@@ -124,7 +124,7 @@ class Dictionaries:
         """Write an entity's stored rows and dictionary anew with the texts still used; return how many."""
         known = read_texts(txn, dbs, key, count)
         rows = read_rows(txn, dbs, layout, key)
-        words = list(layout.text_rows)
+        words = list(layout.texts.rows)
         used, place = np.unique(rows[words], return_inverse=True)
         first = 0 if used.size and used[0] == 0 else 1
         rows[words] = place.reshape(len(words), -1) + first

@@ -26,16 +26,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lookback.errors import RefusedError, StoreError
-from lookback.stores.base import I64, U8
-from lookback.windows.layout import ENDS, L_FAMILY, L_KIND, L_LIFE, build_layout
-from lookback.windows.plan import ROW_HEAD, Kind, Result, ViewPlan
+from lookback.stores.base import I64, U8, TextWords, text_words
+from lookback.windows.plan import ROW_HEAD, ViewPlan
 
 VERSION = 1
 MAX_KEY_TEXT = 480  # LMDB's keys end at 511 bytes
 CHUNK_TEXTS = 32
 STALE = 1  # flag: rows were dropped
 HASHED = 2  # flag: the key's text follows
-TEXT_KIND = 2  # of a lane's column, in the kernel's tables
 
 HEAD = np.dtype(
     [
@@ -66,9 +64,7 @@ class Layout:
 
     outputs: int
     row_words: int
-    text_outputs: tuple[int, ...]  # output columns that hold text ids
-    text_rows: tuple[int, ...]  # row words that hold text ids
-    text_lives: tuple[tuple[int, int], ...]  # (life word that counts, life word that holds a text id if > 0)
+    texts: TextWords
 
     @property
     def row_bytes(self) -> int:
@@ -78,18 +74,7 @@ class Layout:
 
 def layout_of(plan: ViewPlan) -> Layout:
     """Return the layout of a plan's records."""
-    outputs: list[int] = []
-    for feature, start, end in zip(plan.features, plan.out_starts, plan.out_starts[1:], strict=False):
-        if feature.result is Result.TEXT:
-            outputs.extend(range(start + 1 if feature.is_list else start, end))
-    first = ROW_HEAD + plan.words
-    rows = (first + i for i, column in enumerate(plan.columns) if column.kind is Kind.TEXT)
-    lives: list[tuple[int, int]] = []
-    for lane in build_layout(plan).lanes:
-        if lane[L_FAMILY] == ENDS and lane[L_KIND] == TEXT_KIND and lane[L_LIFE] >= 0:
-            start = int(lane[L_LIFE])  # (n, first time, position, value, last time, position, value)
-            lives += [(start, start + 3), (start, start + 6)]
-    return Layout(plan.out_starts[-1], ROW_HEAD + plan.width, tuple(outputs), tuple(rows), tuple(lives))
+    return Layout(plan.out_starts[-1], ROW_HEAD + plan.width, text_words(plan))
 
 
 def pack_key(text: str) -> bytes:
@@ -244,7 +229,7 @@ def unpack_record(raw: bytes | memoryview, layout: Layout, key_text: str) -> Unp
     texts: list[str] = []
     if len(raw) > end + 4:
         texts = unpack_texts(raw, end, len(raw) - 4)
-    expected = len(layout.text_outputs) + len(layout.text_lives) + (1 if flags & HASHED else 0)
+    expected = len(layout.texts.outputs) + len(layout.texts.lives) + (1 if flags & HASHED else 0)
     if len(texts) != expected:
         raise StoreError(f"the record has {len(texts)} texts, its view {expected}.")
     if flags & HASHED and texts.pop() != key_text:

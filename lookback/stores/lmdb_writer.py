@@ -147,7 +147,7 @@ def _view(fingerprint: str, plan: ViewPlan, dbs: Databases) -> _View:
     lists = tuple(
         (start, end)
         for feature, start, end in zip(plan.features, plan.out_starts, plan.out_starts[1:], strict=False)
-        if feature.is_list and start + 1 in layout.text_outputs
+        if feature.is_list and start + 1 in layout.texts.outputs
     )
     reach = max((f.window_ms + f.delay_ms for f in plan.features if f.window_ms is not None), default=0)
     return _View(fingerprint, layout, row_limit(plan), reach // 8, TextRows(plan), lists, dbs)
@@ -224,7 +224,7 @@ def _put_rows(txn: Txn, view: _View, write: ViewWrite, keys: list[bytes], heads:
         rows, owner = rows[:, keep], owner[keep]
     if not owner.size:
         return
-    if view.layout.text_rows:
+    if view.layout.texts.rows:
         rows = view.dictionaries.translate(
             txn, view.dbs, view.text_rows, keys, owner, rows, write.texts, heads
         )
@@ -289,7 +289,7 @@ def _put_records(
     if hashed:
         heads["flags"][hashed] |= HASHED
     words, life, tails = write.words, write.life, None
-    if view.layout.text_outputs or view.layout.text_lives:
+    if view.layout.texts.outputs or view.layout.texts.lives:
         words, life, tails = _own_texts(view, write)
     if hashed:
         tails = tails or [b""] * len(keys)
@@ -314,7 +314,7 @@ def _kept(head: np.void, old: np.void, raw: bytes) -> bytes:
 
 def _own_texts(view: _View, write: ViewWrite) -> tuple[I64, I64, list[bytes]]:
     """Return words and life with their text ids numbered within the record, and each record's texts."""
-    columns = list(view.layout.text_outputs)
+    columns = list(view.layout.texts.outputs)
     outputs = write.words[columns].copy()
     there = write.status[columns] == Status.OK
     for start, end in view.list_outputs:
@@ -324,7 +324,7 @@ def _own_texts(view: _View, write: ViewWrite) -> tuple[I64, I64, list[bytes]]:
     words, life = write.words.copy(), write.life.copy()
     words[columns] = np.arange(len(columns))[:, None]
     ids = [outputs]
-    for at, (counts, holds) in enumerate(view.layout.text_lives, len(columns)):
+    for at, (counts, holds) in enumerate(view.layout.texts.lives, len(columns)):
         ids.append(np.where(life[:, counts] > 0, life[:, holds], -1)[None])
         life[:, holds] = at
     table = np.concatenate(ids)
