@@ -74,7 +74,7 @@ def plain(value: Any) -> Any:
 
 
 def worst(status: Mapping[str, str], inputs: tuple[str, ...], value: Any) -> str:
-    """Return the status of an on-demand feature: what its inputs cast doubt on, else whether it has a value."""
+    """Return the status of an on-demand feature: its inputs' worst doubt, else whether it has a value."""
     found = {status[name] for name in inputs}
     for doubt in DOUBTS:
         if doubt in found:

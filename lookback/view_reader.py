@@ -15,11 +15,11 @@ import numpy as np
 from lookback import reading
 from lookback.definition.view import View
 from lookback.stores.base import NEVER, Record, text_words
+from lookback.stores.texts import StoredTexts
 from lookback.windows.log import Values, ViewLog
 from lookback.windows.plan import ROW_HEAD
 from lookback.windows.results import to_python
 
-MAX_TEXTS = 100_000  # texts of entities read before; beyond, the log and its table start anew
 STATUS = (reading.OK, reading.DEFAULT, reading.OVERFLOW)  # by the kernel's `Status`
 
 
@@ -44,12 +44,12 @@ class ViewReader:
         # A feature is complete at t where t - back_ms >= covers_from_ms.
         self._back_ms = [feature.delay_ms + (feature.window_ms or 0) for feature in self.plan.features]
         self._longest_ms = max(self._back_ms, default=0)
-        words = text_words(self.plan)
-        self._text_rows, self._text_lives = words.rows, words.lives
+        self._text_rows = text_words(self.plan).rows
         self._starts = np.zeros(2, np.int64)
         self._at = np.zeros(1, np.int64)
         self._covers = np.zeros(1, np.int64)
-        self._start_log()
+        self._log = ViewLog(self.plan)
+        self._slot = self._log.new_slots(1)
 
     def answer(self, record: Record | None, at: int, event: Mapping[str, Any] | None) -> Answer:
         """Return the view's features of a stored entity (None: of an unknown one) as of `at`, UTC ms.
@@ -57,6 +57,7 @@ class ViewReader:
         event: the request row, with the entity's key; None where there is none, or it is of another stream.
         """
         if record is None:
+            self._log.texts = StoredTexts()
             values = self._evaluate(at, event)
             return Answer(values.values, [reading.UNKNOWN] * len(values.values))
         if record.stale:
@@ -81,25 +82,12 @@ class ViewReader:
 
     # ---- the log
 
-    def _start_log(self) -> None:
-        self._log = ViewLog(self.plan)
-        self._slot = self._log.new_slots(1)
-
     def _load(self, record: Record) -> None:
-        rows, life = record.rows, record.life
-        if self._text_rows or self._text_lives:
-            if len(self._log.texts) > MAX_TEXTS:
-                self._start_log()
-            ids = self._log.texts.intern(record.texts)
-            for row in self._text_rows:
-                rows[row] = ids[rows[row]]
-            for count, word in self._text_lives:
-                if life[count]:
-                    life[word] = ids[life[word]]
-        flat = rows.reshape(-1)
+        self._log.texts = record.texts  # the ids in rows and life are those of the record's own table
+        flat = record.rows.reshape(-1)
         self._starts[1] = flat.size
         self._covers[0] = record.covers_from_ms
-        self._log.load(self._slot, flat, self._starts, life[None], self._covers)
+        self._log.load(self._slot, flat, self._starts, record.life[None], self._covers)
 
     def _empty(self) -> None:
         self._log.free_slots(self._slot)

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookback.errors import UsageError
+from lookback.stores.texts import StoredTexts
 from lookback.windows.layout import ENDS, L_FAMILY, L_KIND, L_LIFE, build_layout
 from lookback.windows.plan import ROW_HEAD, Kind, Result, ViewPlan
 
@@ -123,7 +124,7 @@ class Record:
     status: U8
     rows: I64
     life: I64
-    texts: list[str]
+    texts: StoredTexts
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,10 @@ from lookback.stores.lmdb_tables import (
     view_key,
 )
 from lookback.stores.lmdb_writer import LmdbWriter
+from lookback.stores.texts import StoredTexts
 from lookback.windows.plan import ViewPlan
+
+NO_TEXTS = StoredTexts()
 
 
 class LmdbStore:
@@ -145,7 +148,7 @@ def _read(txn: lmdb.Transaction[memoryview], dbs: Databases, layout: Layout, tex
     if raw is None:
         return None
     head = unpack_record(raw, layout, text)
-    texts = [""]
+    blocks = []
     if head.flags & STALE:
         rows = np.empty((layout.row_words, 0), np.int64)
     else:
@@ -153,15 +156,15 @@ def _read(txn: lmdb.Transaction[memoryview], dbs: Databases, layout: Layout, tex
         if rows.size and rows[0, 0] <= head.covers_from_ms:  # trimmed, but not deleted yet
             rows = rows[:, int(rows[0].searchsorted(head.covers_from_ms, side="right")) :]
         if head.dictionary:
-            texts = read_texts(txn, dbs, key, head.dictionary)
-    words = head.words
-    for column in layout.texts.outputs:
-        words[column] += len(texts)
-    for _, word in layout.texts.lives:
-        head.life[word] += len(texts)
-    if head.texts:
-        texts = texts + head.texts
+            blocks = read_texts(txn, dbs, key, head.dictionary)
+    if head.texts is not None:
+        own = head.dictionary + 1
+        head.words[list(layout.texts.outputs)] += own
+        for _, word in layout.texts.lives:
+            head.life[word] += own
+        blocks.append(head.texts)
     return Record(
         head.event_time_ms, head.as_of_ms, head.sequence, head.watermark_ms, head.covers_from_ms,
-        bool(head.flags & STALE), words, head.status, rows, head.life, texts,
+        bool(head.flags & STALE), head.words, head.status, rows, head.life,
+        StoredTexts(blocks) if blocks else NO_TEXTS,
     )  # fmt: skip

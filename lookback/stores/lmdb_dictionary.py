@@ -21,6 +21,7 @@ import numpy.typing as npt
 from lookback.stores.base import I64, Bool
 from lookback.stores.lmdb_record import CHUNK_TEXTS, Layout, chunk_key, layout_of, pack_chunk, pack_rows
 from lookback.stores.lmdb_tables import Databases, read_rows, read_texts
+from lookback.stores.texts import StoredTexts
 from lookback.windows.plan import ROW_HEAD, ViewPlan
 
 CACHED_TEXTS = 500_000  # about 50 MB
@@ -107,7 +108,7 @@ class Dictionaries:
         if ids is None or len(ids) != count:
             if self._cached_texts > CACHED_TEXTS:
                 self.forget()
-            known = read_texts(txn, dbs, key, count)
+            known = StoredTexts(read_texts(txn, dbs, key, count)) if count else ()
             ids = {text: i for i, text in enumerate(known) if i}
             self._cache[key] = ids
             self._cached_texts += len(ids) + 4
@@ -122,7 +123,7 @@ class Dictionaries:
 
     def _compact(self, txn: Txn, dbs: Databases, layout: Layout, key: bytes, count: int) -> int:
         """Write an entity's stored rows and dictionary anew with the texts still used; return how many."""
-        known = read_texts(txn, dbs, key, count)
+        known = StoredTexts(read_texts(txn, dbs, key, count))
         rows = read_rows(txn, dbs, layout, key)
         words = list(layout.texts.rows)
         used, place = np.unique(rows[words], return_inverse=True)

@@ -5,10 +5,10 @@ breaks it. Refuses: transactions, fences, limits.
 
     key    := 0x01 utf8            entity key text of at most MAX_KEY_TEXT bytes
             | 0x02 sha256          a longer one; its text is kept in the record and compared
-    record := head word{outputs} life{lives} status{outputs} text{text_outputs + text_lives} [keytext] crc32
-    text   := length:u32 utf8
+    record := head word{outputs} life{lives} status{outputs} texts crc32
+    texts  := length:u32{n} utf8{n}      one each of the view's text outputs, of its text lives, [key text]
     row    := word{2 + width}      each big-endian with its sign bit flipped, so bytes sort as numbers do
-    chunk  := version:u8 crc32 text*                  up to CHUNK_TEXTS texts of an entity's dictionary
+    chunk  := version:u8 0:u8 crc32 n:u16 texts      up to CHUNK_TEXTS texts of an entity's dictionary
 
 Everything else is little-endian. A record is broken when it is shorter than its counts say, has counts other
 than its view's, a checksum that differs, or another key's text; it is refused when its version is newer.
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from struct import Struct, unpack_from
+from struct import Struct, pack, unpack_from
 from zlib import crc32
 
 import numpy as np
@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from lookback.errors import RefusedError, StoreError
 from lookback.stores.base import I64, U8, TextWords, text_words
+from lookback.stores.texts import TextBlock, block_of, encode
 from lookback.windows.plan import ROW_HEAD, ViewPlan
 
 VERSION = 1
@@ -54,7 +55,7 @@ HEAD = np.dtype(
 )
 HEAD_STRUCT = Struct("<BBHHHIIqqqqqq")
 assert HEAD.itemsize == HEAD_STRUCT.size == 64
-_LENGTH = Struct("<I")
+_U32 = Struct("<I")
 _SIGN = np.int64(np.iinfo(np.int64).min)
 
 
@@ -83,7 +84,7 @@ def pack_key(text: str) -> bytes:
     >>> pack_key("c1")
     b'\x01c1'
     """
-    raw = text.encode()
+    raw = encode(text)
     return b"\x01" + raw if len(raw) <= MAX_KEY_TEXT else b"\x02" + sha256(raw).digest()
 
 
@@ -110,41 +111,37 @@ def unpack_rows(raw: bytes | memoryview, key_bytes: int, row_words: int) -> I64:
     return out
 
 
-def pack_text(text: str) -> bytes:
-    """Return one text of a record's tail or of a dictionary."""
-    raw = text.encode()
-    return _LENGTH.pack(len(raw)) + raw
+def pack_block(texts: Sequence[bytes]) -> bytes:
+    """Return texts, already UTF-8, as they follow a record's status."""
+    return pack(f"<{len(texts)}I", *map(len, texts)) + b"".join(texts)
 
 
-def unpack_texts(raw: bytes | memoryview, start: int, end: int) -> list[str]:
-    """Return the texts in raw[start:end]; raises StoreError where one runs over the end."""
-    texts = []
-    while start < end:
-        if start + 4 > end:
-            raise StoreError("a text's length is cut off.")
-        (length,) = unpack_from("<I", raw, start)
-        start += 4
-        if start + length > end:
-            raise StoreError("a text is cut off.")
-        texts.append(str(raw[start : start + length], "utf-8"))
-        start += length
-    return texts
+def unpack_block(raw: bytes | memoryview, count: int, start: int, end: int) -> TextBlock:
+    """Return `count` texts that fill raw[start:end]; raises StoreError where they don't."""
+    first = start + 4 * count
+    if first > end:
+        raise StoreError("the lengths of its texts are cut off.")
+    lengths = np.frombuffer(raw, "<u4", count, start)
+    if first + int(lengths.sum()) != end:
+        raise StoreError("its texts are cut off.")
+    return TextBlock(lengths, raw[first:end])
 
 
 def pack_chunk(texts: Sequence[str]) -> bytes:
     """Return a dictionary chunk."""
-    body = b"".join(map(pack_text, texts))
-    return bytes([VERSION]) + _LENGTH.pack(crc32(body)) + body
+    block = block_of(texts)
+    body = len(texts).to_bytes(2, "little") + block.lengths.astype("<u4").tobytes() + bytes(block.utf8)
+    return bytes([VERSION, 0]) + _U32.pack(crc32(body)) + body
 
 
-def unpack_chunk(raw: bytes | memoryview) -> list[str]:
+def unpack_chunk(raw: bytes | memoryview) -> TextBlock:
     """Return the texts of a dictionary chunk; raises StoreError when it is damaged."""
-    if len(raw) < 5:
-        raise StoreError("a dictionary chunk is cut off.")
+    if len(raw) < 8:
+        raise StoreError("a chunk of its dictionary is cut off.")
     check_version(raw[0])
-    if crc32(raw[5:]) != unpack_from("<I", raw, 1)[0]:
-        raise StoreError("a dictionary chunk's checksum differs.")
-    return unpack_texts(raw, 5, len(raw))
+    if crc32(raw[6:]) != unpack_from("<I", raw, 2)[0]:
+        raise StoreError("the checksum of a chunk of its dictionary differs.")
+    return unpack_block(raw, unpack_from("<H", raw, 6)[0], 8, len(raw))
 
 
 def check_version(version: int) -> None:
@@ -186,13 +183,13 @@ def pack_records(
     parts = [flat[i : i + fixed] for i in range(0, n * fixed, fixed)]
     if tails is not None:
         parts = [part + tail for part, tail in zip(parts, tails, strict=True)]
-    pack = _LENGTH.pack
-    return [part + pack(crc32(part)) for part in parts]
+    seal = _U32.pack
+    return [part + seal(crc32(part)) for part in parts]
 
 
 @dataclass(frozen=True)
 class Unpacked:
-    """One record, checked; `texts` are those of its TEXT outputs, then of its lifetime accumulators."""
+    """One record, checked; `texts` are those of its text outputs, then of its lifetime accumulators."""
 
     flags: int
     rows_at_most: int
@@ -205,7 +202,7 @@ class Unpacked:
     words: I64
     status: U8
     life: I64
-    texts: list[str]
+    texts: TextBlock | None
 
 
 def unpack_record(raw: bytes | memoryview, layout: Layout, key_text: str) -> Unpacked:
@@ -226,14 +223,13 @@ def unpack_record(raw: bytes | memoryview, layout: Layout, key_text: str) -> Unp
         raise StoreError(f"the record has {outputs} outputs, the view {layout.outputs}.")
     body = np.frombuffer(raw, "<i8", outputs + lives, HEAD_STRUCT.size).astype(np.int64)
     status = np.frombuffer(raw, np.uint8, outputs, end - outputs).copy()
-    texts: list[str] = []
-    if len(raw) > end + 4:
-        texts = unpack_texts(raw, end, len(raw) - 4)
-    expected = len(layout.texts.outputs) + len(layout.texts.lives) + (1 if flags & HASHED else 0)
-    if len(texts) != expected:
-        raise StoreError(f"the record has {len(texts)} texts, its view {expected}.")
-    if flags & HASHED and texts.pop() != key_text:
-        raise StoreError("the record belongs to another entity of the same hash.")
+    count = len(layout.texts.outputs) + len(layout.texts.lives) + (1 if flags & HASHED else 0)
+    texts = unpack_block(raw, count, end, len(raw) - 4) if count or len(raw) > end + 4 else None
+    if flags & HASHED and texts is not None:
+        own = len(texts.utf8) - int(texts.lengths[-1])
+        if texts.utf8[own:] != encode(key_text):
+            raise StoreError("the record belongs to another entity of the same hash.")
+        texts = TextBlock(texts.lengths[:-1], texts.utf8[:own])
     return Unpacked(
         flags, rows, dictionary, event, as_of, sequence, watermark, covers,
         body[:outputs], status, body[outputs:], texts,

@@ -22,6 +22,7 @@ from lookback.errors import StoreError
 from lookback.stores.base import I64
 from lookback.stores.lmdb_environment import Environment
 from lookback.stores.lmdb_record import CHUNK_TEXTS, Layout, chunk_key, unpack_chunk, unpack_rows
+from lookback.stores.texts import TextBlock
 
 U64 = Struct(">Q")
 GENERATION = b"generation"
@@ -73,14 +74,15 @@ def read_rows(
 
 def read_texts(
     txn: lmdb.Transaction[memoryview] | lmdb.Transaction[bytes], dbs: Databases, key: bytes, count: int
-) -> list[str]:
-    """Return an entity's dictionary: texts[0] is "", ids count from 1."""
-    texts = [""]
+) -> list[TextBlock]:
+    """Return an entity's dictionary of `count` texts."""
+    blocks, found = [], 0
     for chunk in range(-(-count // CHUNK_TEXTS)):
         raw = txn.get(chunk_key(key, chunk), db=dbs.texts)
         if raw is None:
             raise StoreError(f"chunk {chunk} of its dictionary is missing.")
-        texts += unpack_chunk(raw)
-    if len(texts) != count + 1:
-        raise StoreError(f"its dictionary has {len(texts) - 1} texts, its record says {count}.")
-    return texts
+        blocks.append(unpack_chunk(raw))
+        found += len(blocks[-1].lengths)
+    if found != count:
+        raise StoreError(f"its dictionary has {found} texts, its record says {count}.")
+    return blocks

@@ -39,12 +39,13 @@ from lookback.stores.lmdb_record import (
     Layout,
     check_version,
     layout_of,
+    pack_block,
     pack_key,
     pack_records,
     pack_rows,
-    pack_text,
 )
 from lookback.stores.lmdb_tables import U64, Databases, claim_key, databases, shard_key
+from lookback.stores.texts import encode
 from lookback.windows.plan import Status, ViewPlan
 
 ALWAYS = int(np.iinfo(np.int64).max)
@@ -288,13 +289,15 @@ def _put_records(
     hashed = [i for i, text in enumerate(write.keys) if len(text) * 4 > MAX_KEY_TEXT and keys[i][0] == 2]
     if hashed:
         heads["flags"][hashed] |= HASHED
-    words, life, tails = write.words, write.life, None
+    words, life = write.words, write.life
+    own: list[list[bytes]] | None = None
     if view.layout.texts.outputs or view.layout.texts.lives:
-        words, life, tails = _own_texts(view, write)
+        words, life, own = _own_texts(view, write)
     if hashed:
-        tails = tails or [b""] * len(keys)
+        own = own or [[] for _ in keys]
         for i in hashed:
-            tails[i] += pack_text(write.keys[i])
+            own[i].append(encode(write.keys[i]))
+    tails = None if own is None else [pack_block(texts) for texts in own]
     records = pack_records(view.layout, heads, words, life, write.status, tails)
     if not taken.all():
         for i in np.flatnonzero(~taken).tolist():
@@ -312,7 +315,7 @@ def _kept(head: np.void, old: np.void, raw: bytes) -> bytes:
     return body + crc32(body).to_bytes(4, "little")
 
 
-def _own_texts(view: _View, write: ViewWrite) -> tuple[I64, I64, list[bytes]]:
+def _own_texts(view: _View, write: ViewWrite) -> tuple[I64, I64, list[list[bytes]]]:
     """Return words and life with their text ids numbered within the record, and each record's texts."""
     columns = list(view.layout.texts.outputs)
     outputs = write.words[columns].copy()
@@ -328,6 +331,7 @@ def _own_texts(view: _View, write: ViewWrite) -> tuple[I64, I64, list[bytes]]:
         ids.append(np.where(life[:, counts] > 0, life[:, holds], -1)[None])
         life[:, holds] = at
     table = np.concatenate(ids)
-    packed = {i: pack_text(write.texts[i]) for i in np.unique(table).tolist() if i >= 0}
-    packed[-1] = pack_text("")
-    return words, life, [b"".join([packed[i] for i in row]) for row in table.T.tolist()]
+    packed = {i: encode(write.texts[i]) for i in np.unique(table).tolist() if i >= 0}
+    packed[-1] = b""
+    own = [[packed[i] for i in row] for row in table.T.tolist()]
+    return words, life, own
