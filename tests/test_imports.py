@@ -39,12 +39,7 @@ def within(name: str, package: str) -> bool:
 
 def imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[tuple[str, int, bool]]:
     """Yield (imported module, line, whether at import time) of every import in a module."""
-    late = {
-        id(node)
-        for scope in ast.walk(tree)
-        if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for node in ast.walk(scope)
-    }
+    late = {id(node) for scope in ast.walk(tree) if runs_later(scope) for node in ast.walk(scope)}
     for node in ast.walk(tree):
         at_import = id(node) not in late
         if isinstance(node, ast.Import):
@@ -60,6 +55,12 @@ def imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[tuple[s
             # spellings are given, the rules look at prefixes only.
             for alias in node.names:
                 yield f"{base}.{alias.name}", node.lineno, at_import
+
+
+def runs_later(node: ast.AST) -> bool:
+    if isinstance(node, ast.If):
+        return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
 def core_dependencies() -> set[str]:
@@ -141,6 +142,7 @@ def test_a_planted_import_is_found(tmp_path: Path, path: str, source: str) -> No
         ("lookback/windows/log.py", "from .plan import ViewPlan\nimport numba"),
         ("lookback/definition/load.py", "import yaml\nfrom ..errors import DefinitionError"),
         ("lookback/training.py", "def f():\n    import pandas"),
+        ("lookback/training.py", "if TYPE_CHECKING:\n    import polars"),
         ("state/rocksdb.py", "import rocksdict\nfrom lookback.windows.log import ViewLog"),
         ("connectors/archive.py", "import bytewax.inputs\nimport orjson\nfrom lookback import definition"),
         ("dataflows/cli.py", "import typer\nimport state.shard\nfrom connectors import archive"),
