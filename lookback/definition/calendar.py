@@ -75,6 +75,10 @@ def _year(time_ms: int) -> int:
     return (_EPOCH + datetime.timedelta(milliseconds=time_ms)).year
 
 
+def _year_start(year: int) -> int:
+    return (datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) - _EPOCH) // datetime.timedelta(seconds=1)
+
+
 @lru_cache(maxsize=4_096)
 def _transitions(zone: str, year: int) -> tuple[I64, I64]:
     """Return the UTC ms from which each offset of a year holds, ascending, and the offsets in ms."""
@@ -86,9 +90,8 @@ def _transitions(zone: str, year: int) -> tuple[I64, I64]:
         assert offset is not None
         return offset // datetime.timedelta(milliseconds=1)
 
-    start = max(int((datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) - _EPOCH).total_seconds()), FIRST_MS // 1000)
-    after = datetime.datetime(year + 1, 1, 1, tzinfo=datetime.UTC) if year < 9999 else None
-    end = int((after - _EPOCH).total_seconds()) if after else LAST_MS // 1000
+    start = max(_year_start(year), FIRST_MS // SECOND_MS)
+    end = _year_start(year + 1) if year < 9999 else LAST_MS // SECOND_MS
     edges, offsets = [start], [offset_at(start)]
     step = 6 * 3_600
     for low in range(start, end, step):

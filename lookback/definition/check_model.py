@@ -157,7 +157,11 @@ def _explain(root: Node, error: ErrorDetails) -> tuple[Path, bool, str]:
         name = str(location[-1])
         keys = _keys(_model_at(path))
         note = keys.get(name, "")
-        return path, False, f"`{name}` is missing" + (f": {note[0].lower()}{note[1:]}" if note else "; add it")
+        return (
+            path,
+            False,
+            f"`{name}` is missing" + (f": {note[0].lower()}{note[1:]}" if note else "; add it"),
+        )
     if kind == "extra_forbidden":
         known = _keys(_model_at(path[:-1]))
         near = suggestion(str(path[-1]), known) or f"; the keys here are {', '.join(known)}"

@@ -21,9 +21,7 @@ ORDERED_AGGS = frozenset({Agg.MIN, Agg.MAX})
 VALUE_AGGS = frozenset(
     {Agg.FIRST, Agg.LAST, Agg.DISTINCT, Agg.TOP_K, Agg.MODE, Agg.ENTROPY, Agg.LAST_K, Agg.SEEN_BEFORE}
 )
-ROW_AGGS = frozenset(
-    {Agg.COUNT, Agg.TIME_SINCE_FIRST, Agg.TIME_SINCE_LAST, Agg.MEAN_GAP, Agg.DECAYED_COUNT}
-)
+ROW_AGGS = frozenset({Agg.COUNT, Agg.TIME_SINCE_FIRST, Agg.TIME_SINCE_LAST, Agg.MEAN_GAP, Agg.DECAYED_COUNT})
 K_AGGS = frozenset({Agg.TOP_K, Agg.LAST_K})
 DECAYED_AGGS = frozenset({Agg.DECAYED_COUNT, Agg.DECAYED_SUM})
 SAME_AS_FIELD = frozenset({Agg.MIN, Agg.MAX, Agg.FIRST, Agg.LAST, Agg.MODE, Agg.TOP_K, Agg.LAST_K})
@@ -114,8 +112,12 @@ def compile_view(specs: list[FeatureSpec], resolution_ms: int = 1) -> Layout:
     Raises ValueError where a row would exceed 60 words.
     """
     builder = _Builder()
-    pairs = [(f"{spec.name}_{suffix}", window_ms, spec) for spec in specs for suffix, window_ms in spec.windows]
-    features = tuple(builder.feature(name, window_ms, spec) for name, window_ms, spec in sorted(pairs, key=_name))
+    pairs = [
+        (f"{spec.name}_{suffix}", window_ms, spec) for spec in specs for suffix, window_ms in spec.windows
+    ]
+    features = tuple(
+        builder.feature(name, window_ms, spec) for name, window_ms, spec in sorted(pairs, key=_name)
+    )
     plan = ViewPlan(tuple(builder.columns), len(builder.rules), features, resolution_ms)
     if ROW_HEAD + plan.width > MAX_ROW_WORDS:
         raise ValueError(

@@ -10,11 +10,12 @@ beyond a batch, anything per row in Python.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lookback.definition.compile import Layout
 from lookback.definition.expression_evaluate import ColumnValues, evaluate
@@ -32,10 +33,10 @@ def escape_part(text: str) -> str:
 
 
 def join_parts(parts: Sequence[str]) -> str:
-    """Return the key text of a composite key.
+    r"""Return the key text of a composite key.
 
     >>> print(join_parts(["a|b", "c"]))
-    a\\|b|c
+    a\|b|c
     """
     return "|".join(escape_part(part) for part in parts)
 
@@ -68,18 +69,28 @@ def array_values(array: pa.Array, kind: str) -> ColumnValues:
     return ColumnValues(array.to_numpy(zero_copy_only=kind != "bool"), valid)
 
 
-class _Fields:
+class _Fields(Protocol):
+    """The fields of some events: values for expressions, codes (-1 for null) and what they index."""
+
+    def __len__(self) -> int: ...
+
+    def values(self, name: str) -> ColumnValues: ...
+
+    def codes(self, name: str) -> tuple[I32, list[Any]]: ...
+
+
+class _BatchFields:
     """The fields of one batch, each read and dictionary-encoded at most once."""
 
     def __init__(self, stream: Stream, fields: pa.RecordBatch, time_ms: I64) -> None:
         self.stream = stream
         self.fields = fields
-        self.time_ms = time_ms
+        self._rows = len(time_ms)
         self._values: dict[str, ColumnValues] = {EVENT_TIME: ColumnValues(time_ms)}
-        self._codes: dict[str, tuple[I32, pa.Array]] = {}
+        self._codes: dict[str, tuple[I32, list[Any]]] = {}
 
     def __len__(self) -> int:
-        return len(self.time_ms)
+        return self._rows
 
     def values(self, name: str) -> ColumnValues:
         if name not in self._values:
@@ -87,13 +98,45 @@ class _Fields:
             self._values[name] = array_values(self.fields.column(name), kind)
         return self._values[name]
 
-    def codes(self, name: str) -> tuple[I32, pa.Array]:
-        """Return a code a row (-1 for null) and the distinct values they index."""
+    def codes(self, name: str) -> tuple[I32, list[Any]]:
         if name not in self._codes:
             encoded = self.fields.column(name).dictionary_encode()
             indices = encoded.indices.fill_null(-1) if encoded.null_count else encoded.indices
-            self._codes[name] = (np.asarray(indices.to_numpy(), np.int32), encoded.dictionary)
+            codes = np.asarray(indices.to_numpy(), np.int32)
+            self._codes[name] = (codes, encoded.dictionary.to_pylist())
         return self._codes[name]
+
+
+class _RowFields:
+    """The fields of one event, as stored."""
+
+    def __init__(self, stream: Stream, event: Mapping[str, Any], time_ms: I64) -> None:
+        self.stream = stream
+        self.event = event
+        self.time_ms = time_ms
+
+    def __len__(self) -> int:
+        return 1
+
+    def values(self, name: str) -> ColumnValues:
+        if name == EVENT_TIME:
+            return ColumnValues(self.time_ms)
+        return one_value(self.event.get(name), self.stream.fields[name].type.kind)
+
+    def codes(self, name: str) -> tuple[I32, list[Any]]:
+        value = self.event.get(name)
+        return np.array([-1 if value is None else 0], np.int32), [] if value is None else [value]
+
+
+_NUMPY: dict[str, Any] = {"float64": np.float64, "bool": np.bool_}
+
+
+def one_value(value: Any, kind: str) -> ColumnValues:
+    """Return a stored value as a column of one; null reads 0."""
+    valid = None if value is not None else np.zeros(1, np.bool_)
+    if kind == "string":
+        return ColumnValues(pa.array([value], pa.string()), valid)
+    return ColumnValues(np.array([value if value is not None else 0], _NUMPY.get(kind, np.int64)), valid)
 
 
 class ViewEncoder:
@@ -105,16 +148,28 @@ class ViewEncoder:
         self.layout = layout
         self.plan = layout.plan
         self.rule_names = tuple(rule.where.names() if rule.where else set() for rule in layout.rules)
+        checked = {rule.field for rule in layout.rules if rule.field is not None}
+        read = checked.union(key_fields, layout.column_fields, *self.rule_names)
+        self.reads = tuple(sorted(read & set(stream.fields)))
 
     def encode(self, fields: pa.RecordBatch, event_time_ms: I64) -> ViewRows:
         """Return the rows of a batch's events, in the same order."""
-        batch = _Fields(self.stream, fields, event_time_ms)
+        return self._rows(_BatchFields(self.stream, fields, event_time_ms), event_time_ms)
+
+    def encode_one(self, values: Mapping[str, Any], event_time_ms: int) -> ViewRows:
+        """Return one event's row: the same steps over columns of one. values: as stored; absent is null."""
+        time_ms = np.array([event_time_ms], np.int64)
+        return self._rows(_RowFields(self.stream, values, time_ms), time_ms)
+
+    def _rows(self, batch: _Fields, event_time_ms: I64) -> ViewRows:
         keys, key_code = self._keys(batch)
         values = np.empty((self.plan.width, len(batch)), np.int64)
         self._words(batch, values)
         texts: list[str] = []
         for position, name in enumerate(self.layout.column_fields):
-            self._column(batch, name, self.plan.columns[position].kind, values[self.plan.words + position], texts)
+            self._column(
+                batch, name, self.plan.columns[position].kind, values[self.plan.words + position], texts
+            )
         return ViewRows(keys, key_code, self._floor(event_time_ms), values, texts)
 
     def _floor(self, time_ms: I64) -> I64:
@@ -124,10 +179,15 @@ class ViewEncoder:
     def _keys(self, batch: _Fields) -> tuple[list[str], I32]:
         codes, distinct = batch.codes(self.key_fields[0])
         if len(self.key_fields) == 1:
-            return [str(key) for key in distinct.to_pylist()], codes
-        return self._composite_keys([batch.codes(name) for name in self.key_fields])
+            return [str(key) for key in distinct], codes
+        parts = [batch.codes(name) for name in self.key_fields]
+        if len(batch) != 1:
+            return self._composite_keys(parts)
+        if any(codes[0] < 0 for codes, _ in parts):
+            return [], np.array([-1], np.int32)
+        return [join_parts([str(distinct[0]) for _, distinct in parts])], np.array([0], np.int32)
 
-    def _composite_keys(self, parts: list[tuple[I32, pa.Array]]) -> tuple[list[str], I32]:
+    def _composite_keys(self, parts: list[tuple[I32, list[Any]]]) -> tuple[list[str], I32]:
         null = np.logical_or.reduce([codes < 0 for codes, _ in parts])
         live = np.flatnonzero(~null)
         mixed = parts[0][0][live]
@@ -139,11 +199,13 @@ class ViewEncoder:
             mixed = pairs.indices.to_numpy()
             found = pairs.dictionary.to_numpy()
             which = [part[found // base] for part in which] + [found % base]
-        texts = [[escape_part(str(part)) for part in distinct.to_pylist()] for _, distinct in parts]
-        columns = [[text[i] for i in part.tolist()] for text, part in zip(texts, which, strict=True)]
+        texts = [
+            pa.array([escape_part(str(part)) for part in distinct], pa.string()).take(pa.array(index))
+            for (_, distinct), index in zip(parts, which, strict=True)
+        ]
         key_code = np.full(len(null), -1, np.int32)
         key_code[live] = mixed
-        return ["|".join(key) for key in zip(*columns, strict=True)], key_code
+        return pc.binary_join_element_wise(*texts, "|").to_pylist(), key_code
 
     def _words(self, batch: _Fields, values: npt.NDArray[np.int64]) -> None:
         words = values[: self.plan.words].view(np.uint64)
@@ -169,19 +231,11 @@ class ViewEncoder:
         if kind is Kind.TEXT:
             codes, distinct = batch.codes(name)
             np.add(codes, len(texts), out=out, casting="unsafe")
-            if batch.fields.column(name).null_count:
-                out[codes < 0] = 0
-            texts.extend(distinct.to_pylist())
+            out[codes < 0] = 0
+            texts.extend(distinct)
             return
         values = batch.values(name).values
         if kind is Kind.FLOAT:
             np.add(values, 0.0, out=out.view(np.float64))  # + 0.0: a negative zero is stored as zero
         else:
             out[:] = values
-
-
-def request_fields(stream: Stream, values: Mapping[str, Any]) -> pa.RecordBatch:
-    """Return one event's stored values as a batch of one row, null where not given."""
-    schema = pa.schema([pa.field(f.name, f.type.arrow()) for f in stream.fields.values()])
-    arrays = [pa.array([values.get(f.name)], f.type.arrow()) for f in stream.fields.values()]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)

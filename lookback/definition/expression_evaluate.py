@@ -47,7 +47,7 @@ def evaluate(node: Node, columns: Mapping[str, ColumnValues], rows: int) -> Colu
     with np.errstate(all="ignore"):
         found = _value(node, columns)
     valid = found.valid
-    if valid is not None:
+    if valid is not None and np.shape(valid) != (rows,):
         valid = np.broadcast_to(valid, rows)
     if node.type.kind == "string":
         values = found.values
@@ -55,7 +55,8 @@ def evaluate(node: Node, columns: Mapping[str, ColumnValues], rows: int) -> Colu
             values = pa.repeat(values, rows)
         return ColumnValues(values, valid)
     dtype = _NUMPY.get(node.type.kind, np.int64)
-    return ColumnValues(np.broadcast_to(np.asarray(found.values, dtype), rows), valid)
+    values = np.asarray(found.values, dtype)
+    return ColumnValues(values if values.shape == (rows,) else np.broadcast_to(values, rows), valid)
 
 
 def both(one: Valid, two: Valid) -> Valid:
@@ -346,11 +347,11 @@ def _root(node: Node, args: list[ColumnValues]) -> ColumnValues:
     wrong = values < 0 if node.op == "sqrt" else values <= 0
     safe = np.where(wrong, 1.0, values)
     valid = _invalid_where(wrong, args[0].valid)
-    return _finite(np.sqrt(safe) if node.op == "sqrt" else _ln(safe), valid)
+    if node.op == "log":
+        from lookback.windows.numeric import ln  # here, so that who takes no logarithm loads no Numba
 
-
-def _ln(values: Any) -> Any:
-    return np.log(values)
+        return _finite(ln(np.asarray(safe, np.float64)), valid)
+    return _finite(np.sqrt(safe), valid)
 
 
 def _time_part(node: Node, args: list[ColumnValues]) -> ColumnValues:

@@ -394,7 +394,7 @@ class _Parser:
         elif len(kinds) == 1:
             wanted = next(node.type for node in nodes if node.type != NULL)
         else:
-            raise self.fail(written, f"one value or the other, but of one type: {' and '.join(sorted(kinds))}")
+            raise self.fail(written, f"these must be of one type, not {' and '.join(sorted(kinds))}")
         return wanted, [_as_type(node, wanted) for node in nodes]
 
     def visit_Call(self, node: ast.Call) -> Node:

@@ -35,7 +35,9 @@ def view_fingerprint(
 ) -> str:
     """Return a view's fingerprint, 64 hex digits."""
     specs = list(specs)
-    features = sorted((facts for spec in specs for facts in feature_facts(spec)), key=lambda f: str(f["name"]))
+    features = sorted(
+        (facts for spec in specs for facts in feature_facts(spec)), key=lambda f: str(f["name"])
+    )
     read = sorted((used_fields(specs) | set(key_fields)) & set(stream.fields))
     return digest(
         {
@@ -45,7 +47,7 @@ def view_fingerprint(
             "key": list(key_fields),
             "topic": stream.topic,
             "format": stream.format,
-            "event_time": [stream.event_time.field, stream.event_time.unit],
+            "event_time": [stream.event_time_source, stream.event_time.unit],
             "lateness_ms": stream.lateness_ms,
             "max_ahead_ms": stream.max_ahead_ms,
             "fields": [[f, stream.fields[f].from_name, str(stream.fields[f].type)] for f in read],

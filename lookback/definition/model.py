@@ -8,8 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from pydantic.json_schema import GetJsonSchemaHandler, JsonSchemaValue
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,63}$"
@@ -124,7 +131,9 @@ class RatioPartModel(BaseModel):
 
     agg: Literal["count", "sum"]
     of: FieldName | None = Field(None, description="The field; a sum needs one.")
-    where: str | None = Field(None, description="Which events count on this side, beside the feature's own where.")
+    where: str | None = Field(
+        None, description="Which events count on this side, beside the feature's `where`."
+    )
 
 
 class FeatureModel(Noted):
@@ -154,7 +163,9 @@ class ViewModel(Noted):
     key: FieldName | list[FieldName] | dict[FieldName, FieldName] | None = Field(
         None, description="The field with the key; for a composite a list, or parts mapped to fields."
     )
-    resolution: str | None = _duration("Coarser event times for very hot entities; exact if left out.", default=None)
+    resolution: str | None = _duration(
+        "Coarser event times for very hot entities; exact if left out.", default=None
+    )
     features: dict[Name, FeatureModel] = Field(min_length=1, description="By name.")
 
 

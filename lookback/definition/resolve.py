@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Iterable
-from typing import Literal, cast
+from typing import Literal
 
 from lookback.definition.check_model import Parts
 from lookback.definition.compile import compile_view
@@ -19,7 +19,15 @@ from lookback.definition.fingerprint import view_fingerprint
 from lookback.definition.model import EntityModel, Noted, StreamModel, ViewModel
 from lookback.definition.resolve_features import resolve_feature
 from lookback.definition.source import Path
-from lookback.definition.types import Entity, EventTime, Field, Notes, Stream, parse_duration, parse_field_type
+from lookback.definition.types import (
+    Entity,
+    EventTime,
+    Field,
+    Notes,
+    Stream,
+    parse_duration,
+    parse_field_type,
+)
 from lookback.definition.view import View
 
 RESERVED = frozenset(keyword.kwlist) | {*FUNCTIONS, EVENT_TIME, "null", "true", "false", "none"}
@@ -60,7 +68,7 @@ def resolve_streams(parts: Parts) -> dict[str, Stream]:
         if model.topic in topics:
             parts.report(
                 ("streams", name, "topic"),
-                f"stream `{topics[model.topic]}` reads the topic {model.topic} already; give both views one stream",
+                f"stream `{topics[model.topic]}` reads the topic {model.topic} already; use one for both",
             )
         topics.setdefault(model.topic, name)
         if stream is None:
@@ -98,7 +106,9 @@ def _stream(parts: Parts, name: str, model: StreamModel) -> Stream | None:
     elif event_id is not None and fields[event_id].type.kind not in ("int64", "string"):
         parts.report((*at, "event_id"), f"`{event_id}` is {fields[event_id].type}; an id is int64 or string")
     elif event_id in POSITION_COLUMNS:
-        parts.report((*at, "event_id"), f"`{event_id}` is a column of training output; rename it with `from:`")
+        parts.report(
+            (*at, "event_id"), f"`{event_id}` is a column of training output; rename it with `from:`"
+        )
     if lateness is None or ahead is None:
         return None
     time = EventTime(model.event_time.field, model.event_time.unit)
@@ -111,7 +121,9 @@ def resolve_entities(parts: Parts) -> dict[str, Entity]:
     entities: dict[str, Entity] = {}
     for name, model in models.items():
         if name in POSITION_COLUMNS:
-            parts.report(("entities", name), f"`{name}` is a column of training output; rename it", at_key=True)
+            parts.report(
+                ("entities", name), f"`{name}` is a column of training output; rename it", at_key=True
+            )
         if model.fields is None:
             assert model.type is not None
             entities[name] = Entity(name, (name,), model.type, notes(model))
@@ -128,7 +140,9 @@ def resolve_entities(parts: Parts) -> dict[str, Entity]:
                 parts.report((*at, index), f"`{part}` is composite itself; list its parts instead")
                 right = False
             elif part in POSITION_COLUMNS:
-                parts.report((*at, index), f"`{part}` is a column of training output; call the part otherwise")
+                parts.report(
+                    (*at, index), f"`{part}` is a column of training output; call the part otherwise"
+                )
                 right = False
         if right:
             entities[name] = Entity(name, tuple(model.fields), "composite", notes(model))
@@ -237,6 +251,6 @@ def _key_field(
         parts.report(path, f"`{field}` is {stream.fields[field].type}; a key is a string or int64 field")
         return False
     if wanted is not None and kind != wanted:
-        parts.report(path, f"`{field}` is {kind}, the entity {name} is {cast(str, wanted)}; make them one type")
+        parts.report(path, f"`{field}` is {kind}, the entity {name} is {wanted}; make them one type")
         return False
     return True

@@ -26,11 +26,6 @@ from lookback.definition.types import LIFETIME_NAME, Field, FieldType, Notes, St
 from lookback.definition.values import parse_value
 from lookback.windows.plan import Agg, Result
 
-_ALL_AGGS_HINT = {
-    Agg.SUM: "count counts rows",
-    Agg.MEAN: "a share of rows is a ratio of two counts",
-}
-
 
 def resolve_feature(
     parts: Parts, at: Path, name: str, model: FeatureModel, stream: Stream, resolution_ms: int
@@ -49,7 +44,9 @@ def resolve_feature(
     else:
         for key in ("numerator", "denominator"):
             if getattr(model, key) is not None:
-                parts.report((*at, key), f"`{key}` belongs to ratio; remove it or write `agg: ratio`", at_key=True)
+                parts.report(
+                    (*at, key), f"`{key}` belongs to ratio; remove it or write `agg: ratio`", at_key=True
+                )
         of = _of(parts, at, agg, model.of, stream)
         side = Side(agg, of, where)
     has_default = "default" in model.model_fields_set
@@ -68,8 +65,10 @@ def resolve_feature(
 def _waits_for_broken(parts: Parts, model: FeatureModel, stream: Stream) -> bool:
     """Whether the feature uses a field that is declared but broken, which is reported already."""
     broken = parts.declared("streams", stream.name, "fields") - set(stream.fields)
-    sides = [model, *(side for side in (model.numerator, model.denominator) if side is not None)]
-    used = {side.of for side in sides} | {n for side in sides for n in names_in(side.where or "")}
+    used = {model.of} | names_in(model.where or "")
+    for side in (model.numerator, model.denominator):
+        if side is not None:
+            used |= {side.of} | names_in(side.where or "")
     return bool(broken & used)
 
 
@@ -148,17 +147,23 @@ def _of(parts: Parts, at: Path, agg: Agg, name: str | None, stream: Stream) -> F
     path: Path = (*at, "of")
     if name is None:
         if agg not in ROW_AGGS:
-            parts.report(at, f"{said} needs `of`: the field to aggregate, such as `of: {_example(agg, stream)}`")
+            parts.report(
+                at, f"{said} needs `of`, the field to aggregate, such as `of: {_example(agg, stream)}`"
+            )
         return None
     of = find_field(parts, path, name, stream)
     if of is None:
         return None
     if agg in NUMERIC_AGGS and of.type.kind not in ("int64", "float64", "decimal"):
-        hint = "; a share of rows is `agg: ratio`" if of.type.kind == "bool" else "; count or distinct takes any"
+        hint = (
+            "; a share of rows is `agg: ratio`" if of.type.kind == "bool" else "; count or distinct takes any"
+        )
         parts.report(path, f"{said} takes numbers, `{name}` is {of.type}{hint}")
         return None
     if agg in ORDERED_AGGS and of.type.kind == "string":
-        parts.report(path, f"{said} takes numbers, bools and times, `{name}` is {of.type}; mode or last takes any")
+        parts.report(
+            path, f"{said} takes numbers, bools and times, `{name}` is {of.type}; mode or last takes any"
+        )
         return None
     return of
 

@@ -205,7 +205,9 @@ def _no_feature(feature: str, known: list[str], views: dict[str, View]) -> str:
     near = suggestion(feature, known)
     view, _, rest = feature.partition(".")
     if view in views:
-        windows = [f"{view}.{one.name}" for one in views[view].features if one.name.rpartition("_")[0] == rest]
+        windows = [
+            f"{view}.{one.name}" for one in views[view].features if one.name.rpartition("_")[0] == rest
+        ]
         if windows:
             near = f"; add a window: {', '.join(windows)}"
     return f"there is no feature `{feature}`{near or '; write view.feature_window or an on-demand name'}"

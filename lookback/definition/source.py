@@ -52,16 +52,19 @@ class Node:
 
     def find(self, path: Sequence[str | int]) -> Node | None:
         """Return the node at a path of keys and indexes, None where there is none."""
-        node: Node = self
+        node: Node | None = self
         for step in path:
-            inside = node.value
-            if (isinstance(inside, dict) and step in inside) or (
-                isinstance(inside, list) and isinstance(step, int) and 0 <= step < len(inside)
-            ):
-                node = inside[step]
-            else:
-                return None
+            node = node.child(step) if node is not None else None
         return node
+
+    def child(self, step: str | int) -> Node | None:
+        """Return the node under a key or at an index, None where there is none."""
+        if isinstance(self.value, dict):
+            return self.value.get(step)
+        if isinstance(self.value, list) and isinstance(step, int) and 0 <= step < len(self.value):
+            found: Node = self.value[step]
+            return found
+        return None
 
     def place(self, path: Sequence[str | int], at_key: bool = False) -> tuple[int, int]:
         """Return line and column of the nearest node on a path; of its key where `at_key`."""

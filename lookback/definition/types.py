@@ -135,7 +135,7 @@ class Field:
 
 @dataclass(frozen=True)
 class EventTime:
-    """Which source field holds the event time, and in what unit."""
+    """Which field holds the event time (a declared one, else the source's name), and in what unit."""
 
     field: str
     unit: TimeUnit
@@ -154,6 +154,12 @@ class Stream:
     max_ahead_ms: int
     fields: Mapping[str, Field]
     notes: Notes = field(default_factory=Notes, compare=False)
+
+    @property
+    def event_time_source(self) -> str:
+        """What the source calls the field of the event time."""
+        declared = self.fields.get(self.event_time.field)
+        return self.event_time.field if declared is None else declared.from_name
 
     def schema(self) -> pa.Schema:
         """Return the Arrow schema of this stream's `EventBatch.fields`, in declared order."""

@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from lookback.definition.compile import FeatureSpec
-from lookback.definition.encode import ViewEncoder, join_parts, request_fields, split_parts
+from lookback.definition.encode import ViewEncoder, join_parts, split_parts
 from lookback.definition.expression_parse import suggestion
 from lookback.definition.expression_tree import Node, ValueType
 from lookback.definition.types import Entity, Field, FieldType, Notes, Stream
@@ -75,7 +73,8 @@ class View:
 
         event: JSON values under the names that the source uses (or the field's own name); what is left out
         is null, and so takes no part (see `blind_features` for the exception). The view's key may stand
-        under its own name instead of its field's. time_ms: the instant; None takes the event's own time.
+        under its own name instead of its field's. Only what the view reads is looked at. time_ms: the
+        instant; None takes the event's own time.
         Raises UsageError for a value that is not as declared, or where there is no time.
         """
         if time_ms is None:
@@ -83,8 +82,7 @@ class View:
         if time_ms is None:
             what = f"`{self.stream.event_time.field}`"
             raise UsageError(f"the request event has no event time; give {what}, or the instant it is for")
-        values = self._request_values(event)
-        return self.encoder.encode(request_fields(self.stream, values), np.array([time_ms], np.int64))
+        return self.encoder.encode_one(self._request_values(event), time_ms)
 
     def blind_features(self, event: Mapping[str, Any]) -> tuple[int, ...]:
         """Return the features (indexes in plan order) that a request event can add nothing to.
@@ -92,10 +90,15 @@ class View:
         They aggregate a required field that the event leaves out, and their rows carry no bit to say so:
         evaluate these at the same instant without the request row. Empty for a complete event.
         """
+        given = {
+            name
+            for name, outside in zip(self.key_fields, self.key_names, strict=True)
+            if event.get(outside) is not None
+        }
         missing = {
             position
             for position, name in enumerate(self.encoder.layout.column_fields)
-            if request_value(self.stream.fields[name], event) is None
+            if request_value(self.stream.fields[name], event) is None and name not in given
         }
         if not missing:
             return ()
@@ -107,8 +110,8 @@ class View:
 
     def _request_values(self, event: Mapping[str, Any]) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        for name, one in self.stream.fields.items():
-            values[name] = parse_request_value(self.stream, one, event)
+        for name in self.encoder.reads:
+            values[name] = parse_request_value(self.stream, self.stream.fields[name], event)
         for name, outside in zip(self.key_fields, self.key_names, strict=True):
             if values[name] is None and event.get(outside) is not None:
                 values[name] = self._key_part(outside, self.stream.fields[name], event[outside])
@@ -133,7 +136,9 @@ class View:
         missing = [name for name in self.key_names if parts.get(name) is None]
         if missing:
             wanted = " ".join(f"{name}=…" for name in self.key_names)
-            raise UsageError(f"view {self.name} needs the entity key {wanted}; {', '.join(missing)} is missing")
+            raise UsageError(
+                f"view {self.name} needs the entity key {wanted}; {', '.join(missing)} is missing"
+            )
         texts = [
             str(self._key_part(outside, self.stream.fields[name], parts[outside]))
             for name, outside in zip(self.key_fields, self.key_names, strict=True)
