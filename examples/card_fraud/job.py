@@ -5,14 +5,15 @@ Owns: starting, killing and reading the commands. Refuses: what to run and when 
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 LOOKBACK = Path(sys.executable).with_name("lookback")
 
@@ -42,14 +43,12 @@ def run_json(words: Sequence[str]) -> dict[str, Any]:
 
 
 class Job:
-    """One run of `lookback WORDS` in a process group of its own, its output in a file."""
+    """One run of `lookback WORDS`, its output in a file."""
 
     def __init__(self, words: Sequence[str], log: Path) -> None:
         self._what, self._log = words[0], log
         with log.open("wb") as out:
-            self._process = subprocess.Popen(
-                [LOOKBACK, *words], stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-            )
+            self._process = subprocess.Popen([LOOKBACK, *words], stdout=out, stderr=subprocess.STDOUT)
 
     def running(self) -> bool:
         """Return whether the job still runs; raises DemoError if it failed."""
@@ -62,7 +61,12 @@ class Job:
         return code is None
 
     def kill(self) -> None:
-        """Send SIGKILL to the job and its workers, and wait until they are gone; nothing if it has ended."""
+        """Send SIGKILL to the job's processes and wait until all are gone; nothing if it has ended."""
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            processes = [psutil.Process(self._process.pid)]
+            processes += processes[0].children(recursive=True)
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):  # gone with its parent
+                    process.kill()
+            psutil.wait_procs(processes)
         self._process.wait()
