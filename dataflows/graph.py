@@ -45,7 +45,8 @@ def build(settings: Settings, worker: int) -> Dataflow:
     split = op.branch("kind", items, lambda item: item[0].startswith(DEAD))
     if settings.dead_letters is not None:
         letters = op.map("letters", split.trues, lambda item: (item[0][len(DEAD) :], item[1]))
-        op.output("dead_letters", letters, DeadLetterSink(settings.dead_letters, [p.id for p in settings.parts]))
+        topics = [(part.topic, part.partition) for part in settings.parts]
+        op.output("dead_letters", letters, DeadLetterSink(settings.dead_letters, topics, settings.job))
     if rows is None:
         _live(settings, views, worker, split.falses)
     else:
@@ -94,10 +95,11 @@ def _replay(settings: Settings, rows: Rows, items: Any) -> None:
     gives, ties = rows.gives_rows(), rows.ties_seen()
 
     def shard(_: None) -> ReplayShard:
-        return ReplayShard(settings, rows.views, specs(rows.views), gives, ties)
+        return ReplayShard(settings, rows.views, specs(rows.views), gives, ties, rows.base_columns)
 
     found = op.stateful_batch("shard", items, shard)
-    op.output("training", found, TrainingSink(rows.writer))
+    streams = len(rows.views) * settings.shards
+    op.output("training", found, TrainingSink(rows.writer, streams, settings.folder))
 
 
 def _writer(settings: Settings, views: list[View]) -> Callable[[], StoreWriter]:

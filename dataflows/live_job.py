@@ -83,6 +83,7 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
             epoch_ms=options.epoch_ms,
             cache_bytes=options.cache_bytes,
             dead_letters=str(options.dead_letters or options.state / "dead-letters"),
+            job=folder.id,
             start_ms=options.start_ms,
             store=options.store,
             generation=generation,

@@ -16,6 +16,7 @@ import pyarrow as pa
 from bytewax.operators import StatefulBatchLogic
 
 from connectors.training import TrainingChunk
+from connectors.training_sink import TrainingItem
 from dataflows.board import END, NEVER
 from dataflows.failures import guarded
 from dataflows.route import I64, Bools, Chunk, Item
@@ -31,7 +32,7 @@ RELEASE_ROWS = 65_536  # a release waits for this many rows, so that sorting and
 _ALL_TIES = np.iinfo(np.int64).max
 _NO_TIES = np.iinfo(np.int64).min
 
-Out = TrainingChunk | tuple[int, int, int]  # rows, or (view, shard, passed_ms) behind them
+BaseColumns = Callable[[pa.RecordBatch, I64, I64], list[pa.Array]]
 
 
 @dataclass(slots=True)
@@ -91,12 +92,8 @@ class _Rows:
             base,
         )
 
-    def base_columns(self) -> list[pa.Array] | None:
-        """Return the carried columns."""
-        return None if self.base is None else list(self.base.columns)
 
-
-class ReplayShard(StatefulBatchLogic[Item, Out, None]):
+class ReplayShard(StatefulBatchLogic[Item, TrainingItem, None]):
     """One shard of a replay; its state is scratch, begun anew by each run."""
 
     def __init__(
@@ -106,6 +103,7 @@ class ReplayShard(StatefulBatchLogic[Item, Out, None]):
         specs: Sequence[ViewSpec],
         gives_rows: Sequence[bool],
         tie_ranks: Sequence[bool],
+        base_columns: BaseColumns,
     ) -> None:
         """Begin empty.
 
@@ -116,6 +114,7 @@ class ReplayShard(StatefulBatchLogic[Item, Out, None]):
         self._views = views
         self._specs = specs
         self._gives_rows = gives_rows
+        self._base_columns = base_columns
         self._tie_ranks = tie_ranks
         self._states: list[ViewState] = []
         self._safe_of = dict.fromkeys((part.id for part in settings.parts), NEVER)
@@ -128,7 +127,7 @@ class ReplayShard(StatefulBatchLogic[Item, Out, None]):
         self._db: Database | None = None
 
     @guarded
-    def on_batch(self, values: list[Item]) -> tuple[Iterable[Out], bool]:
+    def on_batch(self, values: list[Item]) -> tuple[Iterable[TrainingItem], bool]:
         """Take a wave of items; release what the safe time has passed."""
         if self._db is None:
             self._open(values[0].shard)
@@ -141,7 +140,7 @@ class ReplayShard(StatefulBatchLogic[Item, Out, None]):
         safe = min(self._safe_of.values())
         if safe <= self._released_ms or (self._rows < RELEASE_ROWS and safe != END):
             return [], False
-        out: list[Out] = []
+        out: list[TrainingItem] = []
         for index, view in enumerate(self._views):
             step = view.plan.resolution_ms
             # A row later than the safe time may still be floored to a step that the safe time has reached.
@@ -181,7 +180,10 @@ class ReplayShard(StatefulBatchLogic[Item, Out, None]):
         if not len(after.slots):
             return None
         columns = _evaluate(state, after, self._settings.including)
-        chunk = TrainingChunk(index, self._shard, after.event_time_ms, after.position, columns, after.base_columns())
+        base = None
+        if after.base is not None:
+            base = self._base_columns(after.base, after.event_time_ms, after.position)
+        chunk = TrainingChunk(index, self._shard, after.event_time_ms, after.position, columns, base)
         return _chosen(chunk, wanted[first:], self._views[index].plan.resolution_ms > 1)
 
     def _ready(self, index: int, passed_ms: int) -> list[_Pending]:

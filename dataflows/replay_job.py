@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from connectors.archive import PartitionInfo
-from connectors.training import Manifest, begin_output, finish_output
+from connectors.archive import Archive, PartitionInfo
+from connectors.training import OutputFolder
+from connectors.training_sink import written
 from dataflows import board as b
 from dataflows.board import Board
 from dataflows.live_job import SCHEME, archive_of, parts_of
@@ -18,6 +18,7 @@ from dataflows.settings import Settings
 from dataflows.training_rows import joined_views, row_stream
 from lookback.definition import Definition, Stream, View
 from lookback.errors import LookbackError, RefusedError
+from lookback.training import CoveredOffsets, Manifest
 from lookback.windows.layout import REACH_INFINITE, reach_ms
 
 
@@ -33,11 +34,21 @@ class ReplayOptions:
     stream: str | None = None
     workers: int = 1
     cache_bytes: int = 1 << 30
+    labels: Path | None = None
     overwrite: bool = False
     quiet: bool = False
 
 
-def replay(definition: Definition, options: ReplayOptions) -> Manifest:
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay wrote. left_out: views that the rows' stream carries no key for."""
+
+    manifest: Manifest
+    counts: dict[str, int]
+    left_out: list[str]
+
+
+def replay(definition: Definition, options: ReplayOptions) -> Replayed:
     """Write the training rows of [from, to). Raises LookbackError where a person stopped it."""
     archive = archive_of(options.source, definition)
     stream = row_stream(definition, options.stream)
@@ -47,7 +58,7 @@ def replay(definition: Definition, options: ReplayOptions) -> Manifest:
     parts = tuple(part for part in parts_of(definition, found) if part.stream in needed)
     infos = [info for info in found if info.topic in {part.topic for part in parts}]
     start_ms = _start(definition, views, infos, options.from_ms)
-    begin_output(options.out, overwrite=options.overwrite)
+    folder = OutputFolder.prepare(options.out, overwrite=options.overwrite)
     work = options.out / ".work"
     settings = Settings(
         definition=str(Path(definition.path).resolve()),
@@ -69,25 +80,40 @@ def replay(definition: Definition, options: ReplayOptions) -> Manifest:
         including=options.including,
     )
     board = Board.reset(work / "board", len(parts))
-    with Progress("replay", board, sum(info.rows for info in infos), quiet=options.quiet) as progress:
-        stopped = run_workers(settings, progress.tick)
-        counts = progress.totals()
-    if stopped:
-        shutil.rmtree(work, ignore_errors=True)
-        raise LookbackError("the replay was stopped before its end: nothing was written; run it again")
-    return finish_output(
-        options.out,
-        definition={"path": definition.path, "fingerprint": definition.fingerprint},
-        views={view.name: view.fingerprint for view in views},
-        left_out=[view.name for view in left_out],
-        stream=stream.name,
-        from_ms=options.from_ms,
-        to_ms=options.to_ms,
-        as_of="including" if options.including else "before",
-        offsets={part.id: int(board.rows[i, b.OFFSET]) for i, part in enumerate(parts)},
-        final_until_ms=_final_until(definition, board, settings),
-        counts=counts,
-    )
+    try:
+        with Progress("replay", board, sum(info.rows for info in infos), quiet=options.quiet) as progress:
+            stopped = run_workers(settings, progress.tick)
+        files = written(work)
+        if stopped or files is None:
+            raise LookbackError("the replay was stopped before its end: run it again, it begins anew")
+        manifest = Manifest(
+            definition_fingerprint=definition.fingerprint,
+            view_fingerprints={view.name: view.fingerprint for view in views},
+            stream=stream.name,
+            from_ms=options.from_ms,
+            to_ms=options.to_ms,
+            as_of="including" if options.including else "before",
+            clock="event",
+            offsets=_offsets(board, settings, archive, start_ms),
+            final_until_ms=_final_until(definition, board, settings),
+        )
+        manifest = folder.finish(manifest, [files])
+    finally:
+        folder.release()
+    return Replayed(manifest, progress.totals(), [view.name for view in left_out])
+
+
+def _offsets(
+    board: Board, settings: Settings, archive: Archive, start_ms: int | None
+) -> list[CoveredOffsets]:
+    first = {(info.topic, info.partition): info.first_offset for info in archive.partitions()}
+    covered = []
+    for i, part in enumerate(settings.parts):
+        begin = first[part.topic, part.partition]
+        if start_ms is not None:
+            begin = archive.start_offset(part.topic, part.partition, start_ms)
+        covered.append(CoveredOffsets(part.topic, part.partition, begin, max(begin, int(board.rows[i, b.OFFSET]))))
+    return covered
 
 
 def _final_until(definition: Definition, board: Board, settings: Settings) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SHARDS = 32
@@ -41,11 +41,11 @@ class Settings:
     batch_rows: int = 32_768
     epoch_bytes: int = 64 << 20
     dead_letters: str | None = None
+    job: str = ""  # the state's id: tells a restart before the first epoch from another job
     start_ms: int | None = None  # read from this broker time on
     # live
     store: str | None = None
     generation: int = 0
-    until_end: bool = True
     exactly_once: bool = True
     # replay
     out: str | None = None
@@ -54,7 +54,6 @@ class Settings:
     from_ms: int = 0
     to_ms: int | None = None
     including: bool = True
-    versions: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""

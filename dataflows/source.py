@@ -17,6 +17,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors.archive import Archive, PartitionReader
 from connectors.batches import DeadLetter
+from connectors.dead_letters import part_name
 from dataflows import board as b
 from dataflows.board import Board
 from dataflows.ingest import Ingest
@@ -24,7 +25,7 @@ from dataflows.route import Chunk, Item
 from dataflows.settings import Part, Settings
 
 AHEAD_ROWS = 500_000  # how many rows a replay's partition may be ahead of the slowest one
-DEAD = "dead"
+DEAD = "dead:"
 
 Payload = Item | list[DeadLetter]
 
@@ -92,7 +93,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any]]):
             self._left -= raw.nbytes
             chunks, dead = self._ingest.take(raw)
             if dead:
-                out.append((DEAD + self._part.id, dead))
+                out.append((DEAD + part_name(self._part.topic, self._part.partition), dead))
         out.extend(self._items(chunks))
         self._started = True
         self._report()

@@ -13,6 +13,7 @@ import fcntl
 import json
 import shutil
 import sqlite3
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -42,6 +43,7 @@ class StateFolder:
         except OSError as error:
             raise LookbackError(f"can't make the state folder {path}: {error.strerror}") from error
         self._lock = self._take_lock()
+        self.id = uuid.uuid4().hex
         self.keys = shard_keys(self.shards)
         if (path / "state.json").exists():
             self._check(source, parts)
@@ -78,6 +80,7 @@ class StateFolder:
     def _write(self, source: str, parts: Sequence[str]) -> None:
         meta = {
             "format": FORMAT,
+            "id": self.id,
             "shards": self.shards,
             "views": self._views,
             "source": source,
@@ -96,6 +99,7 @@ class StateFolder:
             meta = json.loads((self.path / "state.json").read_text())
             version, shards, views = meta["format"], meta["shards"], meta["views"]
             known = set(meta["parts"])
+            self.id = meta["id"]
         except (ValueError, KeyError) as error:
             raise RefusedError(f"{self.path / 'state.json'} is damaged: restore the folder from a backup") from error
         if version != FORMAT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from connectors.training import TrainingWriter
@@ -14,10 +15,16 @@ from lookback.definition import Definition, Stream, View, evaluate_on_demand
 from lookback.definition.compile import Layout
 from lookback.definition.encode import ViewEncoder
 from lookback.errors import UsageError
-from lookback.events import EventBatch, ViewRows
-from lookback.windows.plan import ViewPlan
+from lookback.events import I64, EventBatch, ViewRows
+from lookback.windows.plan import MAX_OFFSET, OFFSET_BITS, ViewPlan
 from lookback.windows.results import arrow_type
 
+_PLACE = (
+    pa.field("event_time_ms", pa.int64()),
+    pa.field("_topic", pa.dictionary(pa.int8(), pa.string())),
+    pa.field("_partition", pa.int32()),
+    pa.field("_offset", pa.int64()),
+)
 _HIDDEN = "\0request."  # columns that on-demand features read, left out of the training rows
 
 
@@ -67,10 +74,10 @@ class Rows:
         fields = self.stream.fields
         names = ([self.stream.event_id] if self.stream.event_id else []) + self._keys
         self._base = list(dict.fromkeys(names))
-        self.schema = pa.schema(
-            [pa.field(name, fields[name].type.arrow()) for name in self._base]
-            + [pa.field(_HIDDEN + name, fields[name].type.arrow()) for name in self._hidden]
-        )
+        carried = [pa.field(name, fields[name].type.arrow()) for name in self._base]
+        hidden_fields = [pa.field(_HIDDEN + name, fields[name].type.arrow()) for name in self._hidden]
+        self.carried = pa.schema(carried + hidden_fields)
+        self.schema = pa.schema([*carried, *_PLACE, *hidden_fields])
 
     def _stored_names(self) -> list[str]:
         return [f"{view.name}.{one.name}" for view in self.views for one in view.features]
@@ -84,7 +91,15 @@ class Rows:
     def base_of(self, events: EventBatch) -> pa.RecordBatch:
         """Return what the rows carry themselves, aligned with the events."""
         names = [*self._base, *self._hidden]
-        return pa.RecordBatch.from_arrays([events.fields.column(n) for n in names], schema=self.schema)
+        return pa.RecordBatch.from_arrays([events.fields.column(n) for n in names], schema=self.carried)
+
+    def base_columns(self, carried: pa.RecordBatch, time_ms: I64, position: I64) -> list[pa.Array]:
+        """Return the columns that come before the features: what the rows carry, and their place."""
+        topic = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(time_ms), np.int8)), [self.stream.topic])
+        partition = pa.array((position >> OFFSET_BITS).astype(np.int32))
+        place = [pa.array(time_ms), topic, partition, pa.array(position & MAX_OFFSET)]
+        columns = list(carried.columns)
+        return columns[: len(self._base)] + place + columns[len(self._base) :]
 
     def uses(self, stream: str) -> list[Use]:
         """Return what a stream's events are for."""
@@ -113,7 +128,6 @@ class Rows:
             [_schema(view) for view in self.views],
             self._settings.shards,
             self.finish,
-            topic=self.stream.topic,
         )
 
     def finish(self, table: pa.Table) -> pa.Table:

@@ -76,7 +76,7 @@ class Database:
         if durable:
             self._write.sync = True
         else:
-            self._write.disable_wal(True)
+            self._write.disable_wal = True
         if not create and not (path / "CURRENT").exists():
             raise StateRefused(
                 f"the state shard {path} is missing or not a database: put the folder back from a backup, "

@@ -1,0 +1,338 @@
+"""The command line: arguments in, one call, words out. Nothing is computed here.
+
+Errors go to stderr as one sentence that says what to do; exit 1 the work failed, 2 wrong use, 3 refused to protect
+data. Progress goes to stderr, answers to stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lookback.definition import Definition, load
+from lookback.errors import LookbackError, UsageError
+from state.errors import StateError
+
+app = typer.Typer(
+    name="lookback",
+    help="Streaming features for fraud and risk models: the same features, as of any moment, from one definition.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+Features = Annotated[Path, typer.Argument(metavar="FEATURES.yaml", help="The definition file.", show_default=False)]
+Source = Annotated[str, typer.Option(help="Where events come from: archive:PATH.", show_default=False)]
+Store = Annotated[str, typer.Option(help="The online store: lmdb:PATH.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")]
+CacheBytes = Annotated[str, typer.Option(help="Memory for logs, over all workers, such as 256MiB or 1GiB.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        app()
+    except (LookbackError, StateError) as error:
+        text = str(error)
+        print(text if isinstance(error, UsageError) and "\n" in text else f"lookback: {text}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+    except KeyboardInterrupt:
+        print("lookback: stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _example(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Name a command's example, which its help shows last."""
+    return app.command(epilog=f"Example:  {text}")
+
+
+@_example("lookback check features/fraud.yaml")
+def check(features: Features, as_json: AsJson = False) -> None:
+    """Check a definition; print what it means: views, materialized features, fingerprints, state an entity."""
+    from lookback.definition.describe import describe, describe_json
+
+    definition = load(features)
+    if as_json:
+        print(json.dumps(describe_json(definition)))
+    else:
+        Console(highlight=False).print(describe(definition))
+
+
+@_example("lookback schema > lookback.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of definition files, for an editor."""
+    from lookback.definition import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@_example("lookback init my-features")
+def init(directory: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path()) -> None:
+    """Write a starter definition and sample events that check, run and replay take as they are."""
+    from lookback.starter.write import write_starter
+
+    definition, _ = write_starter(directory)
+    events = directory / "events"
+    Console(highlight=False, soft_wrap=True).print(
+        f"wrote {definition} and sample events in {events}. Next:\n"
+        f"  lookback check {definition}\n"
+        f"  lookback run {definition} --source archive:{events} --store lmdb:{directory / 'store'} "
+        f"--state {directory / 'state'} --until-end\n"
+        f"  lookback get {definition} --store lmdb:{directory / 'store'} card=c7 --at 2024-01-10T03:10:00Z\n"
+        f"  lookback replay {definition} --source archive:{events} --from 2024-01-01 --out {directory / 'training'}"
+    )
+
+
+@_example(
+    "lookback run features/fraud.yaml --source archive:events --store lmdb:store --state state --until-end"
+)
+def run(
+    features: Features,
+    source: Source,
+    store: Store,
+    state: Annotated[Path, typer.Option(help="Folder of the job's state; the same one goes on.", show_default=False)],
+    workers: Workers = 1,
+    until_end: Annotated[bool, typer.Option(help="Stop where the source ended at start (an archive always does).")] = False,
+    epoch: Annotated[str, typer.Option(help="Time between commits, such as 1s or 200ms.")] = "1s",
+    cache_bytes: CacheBytes = "256MiB",
+    dead_letters: Annotated[Path | None, typer.Option(help="Folder for refused events; STATE/dead-letters if not given.", show_default=False)] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Begin at this broker time, where the state is new.", show_default=False)] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run the live job: keep the features of every event in the online store, exactly once.
+
+    Stop it with Ctrl-C or SIGTERM: the last epoch is committed, and the same command goes on from there.
+    """
+    from dataflows.live_job import LiveOptions
+    from dataflows.live_job import run as run_job
+    from lookback.definition import parse_duration
+
+    definition = load(features)
+    try:
+        epoch_ms = parse_duration(epoch)
+    except ValueError as error:
+        raise UsageError(f"--epoch {epoch}: {error}") from None
+    if start is not None:
+        start_ms: int | None = _instant("--from", start)
+    else:
+        start_ms = None
+    outcome = run_job(
+        definition,
+        LiveOptions(
+            source=source,
+            store=store,
+            state=state,
+            workers=workers,
+            epoch_ms=epoch_ms,
+            cache_bytes=_bytes(cache_bytes),
+            dead_letters=dead_letters,
+            start_ms=start_ms,
+            quiet=quiet,
+        ),
+    )
+    counts = outcome.counts
+    refused = {name: counts[name] for name in ("bad", "late", "ahead") if counts[name]}
+    text = f"{'stopped' if outcome.stopped else 'done'}: {outcome.new_rows:,} new events, {counts['rows']:,} in all"
+    if refused:
+        text += f"; refused {', '.join(f'{n:,} {name}' for name, n in refused.items())} (see `lookback dead-letters`)"
+    if counts["no_key"]:
+        text += f"; {counts['no_key']:,} without a view's key"
+    print(text, file=sys.stderr)
+
+
+@_example("lookback replay features/fraud.yaml --source archive:events --from 2024-01-01 --out training")
+def replay(
+    features: Features,
+    source: Source,
+    start: Annotated[str, typer.Option("--from", help="First instant of the rows: a date, an ISO instant (UTC) or ms.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.", show_default=False)],
+    to: Annotated[str | None, typer.Option(help="Where the rows end, exclusive.", show_default=False)] = None,
+    as_of: Annotated[str, typer.Option(help="before: without the event itself; including: with it.")] = "including",
+    clock: Annotated[str, typer.Option(help="event: as had every event arrived at its event time.")] = "event",
+    stream: Annotated[str | None, typer.Option(help="The stream that gives the rows, where there are several.", show_default=False)] = None,
+    labels: Annotated[Path | None, typer.Option(help="Parquet of entity keys, time and label: a row a label instead of an event.", show_default=False)] = None,
+    workers: Workers = 1,
+    cache_bytes: CacheBytes = "1GiB",
+    overwrite: Annotated[bool, typer.Option(help="Replace a finished training output.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write training rows: each event with its features as of that moment, point-in-time correct."""
+    from dataflows.replay_job import ReplayOptions
+    from dataflows.replay_job import replay as run_replay
+
+    if as_of not in ("before", "including"):
+        raise UsageError(f"--as-of {as_of}: write before or including")
+    if clock != "event":
+        raise UsageError(f"--clock {clock}: this release replays by the event clock; write event")
+    definition = load(features)
+    from_ms = _instant("--from", start)
+    to_ms = None if to is None else _instant("--to", to)
+    if to_ms is not None and to_ms <= from_ms:
+        raise UsageError(f"--to {to} is not after --from {start}: no row lies between them")
+    options = ReplayOptions(
+        source=source,
+        out=out,
+        from_ms=from_ms,
+        to_ms=to_ms,
+        including=as_of == "including",
+        stream=stream,
+        labels=labels,
+        workers=workers,
+        cache_bytes=_bytes(cache_bytes),
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    done = run_replay(definition, options)
+    manifest = done.manifest
+    text = f"done: {manifest.rows:,} training rows in {out} over {len(manifest.days)} days"
+    refused = {name: done.counts[name] for name in ("bad", "late", "ahead") if done.counts[name]}
+    if refused:
+        text += f"; refused {', '.join(f'{n:,} {name}' for name, n in refused.items())}"
+    print(text, file=sys.stderr)
+    for view in done.left_out:
+        print(f"view {view} is left out: stream {manifest.stream} does not carry its key", file=sys.stderr)
+    if not manifest.rows:
+        print("no event lies in the time asked for: look at --from and --to", file=sys.stderr)
+
+
+@_example("lookback get features/fraud.yaml --store lmdb:store card=c7 --service fraud_v1")
+def get(
+    features: Features,
+    entity: Annotated[list[str] | None, typer.Argument(metavar="ENTITY=KEY…", help="The entity's key, such as card=c1 merchant=m2.", show_default=False)] = None,
+    store: Store = "",
+    entities: Annotated[Path | None, typer.Option(help="JSON lines of keys, one read each ('-': stdin).", show_default=False)] = None,
+    service: Annotated[str | None, typer.Option(help="Only the features of this service.", show_default=False)] = None,
+    at: Annotated[str | None, typer.Option(help="As of this instant instead of now: ISO (UTC) or ms.", show_default=False)] = None,
+    event: Annotated[str | None, typer.Option(help="The event being scored, as JSON: it counts in the answer.", show_default=False)] = None,
+    stream: Annotated[str | None, typer.Option(help="The stream that --event belongs to, where there are several.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read an entity's features, as of now or of an instant. Works whether or not the job runs."""
+    from dataflows.show import reading_table
+    from lookback.client import Client
+
+    if not store:
+        raise UsageError("name the online store: --store lmdb:PATH")
+    if bool(entity) == (entities is not None):
+        raise UsageError("name one entity, such as card=c1, or a file of them with --entities")
+    with Client(features, store) as client:
+        if entities is not None:
+            text = sys.stdin.read() if str(entities) == "-" else _read(entities)
+            keys = [_json(line, f"{entities}:{n}") for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+            for reading in client.get_many(keys, service=service, at=at):
+                print(reading.to_json())
+            return
+        row = None if event is None else _json(event, "--event")
+        key = _key(entity or [])
+        wanted = None if service is not None else _askable(client.definition, key, row)
+        reading = client.get(key, service=service, features=wanted, at=at, event=row, stream=stream)
+        if as_json:
+            print(reading.to_json())
+        else:
+            Console(highlight=False).print(reading_table(reading))
+
+
+@_example("lookback status --state state --store lmdb:store")
+def status(
+    state: Annotated[Path, typer.Option(help="Folder of the job's state.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Say how far a job is: offsets, watermarks, epochs, refused events. Works while the job runs."""
+    from dataflows.show import status_of, status_table
+
+    found = status_of(state)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        Console(highlight=False).print(status_table(found))
+
+
+@_example("lookback dead-letters --dead-letters state/dead-letters --reason late --limit 5")
+def dead_letters(
+    folder: Annotated[Path, typer.Option("--dead-letters", help="Folder of refused events.", show_default=False)],
+    topic: Annotated[str | None, typer.Option(help="Only this topic's.", show_default=False)] = None,
+    reason: Annotated[str | None, typer.Option(help="Only of this reason: parse, schema, late or ahead.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Print at most this many; 0 prints the counts alone.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List refused events with position, reason and raw bytes, and count them."""
+    from dataflows.show import letters_of
+
+    letters_of(folder, topic, reason, limit, as_json=as_json)
+
+
+def _instant(option: str, text: str) -> int:
+    from lookback.client import to_ms
+
+    try:
+        return to_ms(text)
+    except UsageError as error:
+        raise UsageError(f"{option} {text}: {error}; write 2024-01-31, 2024-01-31T12:00:00Z or epoch ms") from None
+
+
+def _bytes(text: str) -> int:
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+    unit = text[len(number) :].strip().upper()
+    try:
+        size = int(float(number) * units[unit])
+    except (ValueError, KeyError):
+        raise UsageError(f"--cache-bytes {text}: write a size such as 256MiB or 1GiB") from None
+    if size < 1 << 20:
+        raise UsageError(f"--cache-bytes {text}: give at least 1MiB")
+    return size
+
+
+def _key(parts: list[str]) -> dict[str, str]:
+    found = {}
+    for part in parts:
+        name, sign, value = part.partition("=")
+        if not sign or not name:
+            raise UsageError(f"{part!r} is no entity key: write NAME=KEY, such as card=c1")
+        found[name] = value
+    return found
+
+
+def _askable(definition: Definition, key: dict[str, str], event: dict[str, Any] | None) -> list[str] | None:
+    """Return the features that these key parts can be asked for; all where that would be none."""
+    known = {*key, *(event or {})}
+    views = [v for v in definition.views.values() if set(v.key_names) <= known or set(v.key_fields) <= known]
+    stored = [f"{view.name}.{one.name}" for view in views for one in view.features]
+    computed = [
+        one.name
+        for one in definition.on_demand.values()
+        if set(one.stored) <= set(stored) and (event is not None or not one.request_fields)
+    ]
+    return stored + computed if stored else None
+
+
+def _json(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{where} is not JSON ({error}): write an object such as {{\"card\": \"c1\"}}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{where} is no JSON object: write one such as {{\"card\": \"c1\"}}")
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    main()

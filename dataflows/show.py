@@ -1,0 +1,163 @@
+"""What `get`, `status` and `dead-letters` print."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from connectors.batches import Reason
+from connectors.dead_letters import count_dead_letters, read_dead_letters
+from dataflows.progress import instant
+from lookback.errors import UsageError
+from lookback.reading import Reading, plain
+from state.shard import read_commit
+
+
+def duration(ms: int) -> str:
+    """Return a time span as a person reads it.
+
+    >>> duration(90_061_000), duration(250)
+    ('1d 1h', '250ms')
+    """
+    if ms < 0:
+        return "-" + duration(-ms)
+    if ms < 1000:
+        return f"{ms}ms"
+    units = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000))
+    parts = []
+    for name, size in units:
+        count, ms = divmod(ms, size)
+        if count:
+            parts.append(f"{count}{name}")
+    return " ".join(parts[:2])
+
+
+def reading_table(reading: Reading) -> Group:
+    """Return a reading as a table of features, and under it how fresh each view is."""
+    key = " ".join(f"{name}={value}" for name, value in reading.entity.items())
+    table = Table(title=Text(f"{key} as of {instant(reading.as_of_ms)}"), title_justify="left", box=None)
+    table.add_column("feature")
+    table.add_column("value", justify="right")
+    table.add_column("status")
+    for name, value in reading.values.items():
+        shown = "null" if value is None else json.dumps(plain(value), ensure_ascii=False).strip('"')
+        table.add_row(Text(name), Text(shown), Text(reading.status[name]))
+    notes = []
+    for view, age in reading.age_ms.items():
+        if age is None:
+            notes.append(f"{view}: this entity is unknown to the store")
+            continue
+        text = f"{view}: newest event {duration(age)} before"
+        mark, covers = reading.watermark_ms[view], reading.covers_from_ms[view]
+        if mark is not None:
+            text += f"; the job had reached {instant(mark)}"
+        text += "; all rows are kept" if covers is None else f"; rows kept from {instant(covers)}"
+        notes.append(text)
+    return Group(table, *(Text(note, style="dim") for note in notes))
+
+
+def status_of(state: Path) -> dict[str, Any]:
+    """Return what a state folder says of its job; each shard as of its last commit."""
+    path = state / "state.json"
+    if not path.exists():
+        raise UsageError(f"{state} is no state folder: give the --state of a job")
+    meta = json.loads(path.read_text())
+    shards = [dict(read_commit(state / f"shard-{i:02d}")) for i in range(meta["shards"])]
+    views = {
+        name: sum(s["views"].get(name, {}).get("sequence", 0) for s in shards if s) for name in meta["views"]
+    }
+    return {
+        "state": str(state),
+        "source": meta["source"],
+        "running": _running(state),
+        "shards": meta["shards"],
+        "commits": max((s["epoch"] for s in shards if s), default=0),
+        "state_bytes": sum(f.stat().st_size for f in state.glob("shard-*/*") if f.is_file()),
+        "views": {n: {"fingerprint": f, "rows": views[n]} for n, f in meta["views"].items()},
+        "partitions": _partitions(state),
+    }
+
+
+def _running(state: Path) -> bool:
+    import fcntl
+
+    with (state / "lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def _partitions(state: Path) -> dict[str, Any]:
+    """Return each source partition's place as of the last durable epoch, from the recovery store."""
+    found: dict[str, Any] = {}
+    for file in (state / "recovery").glob("part-*.sqlite3"):
+        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as db:
+            rows = db.execute(
+                "SELECT state_key, ser_change, MAX(snap_epoch) FROM snaps WHERE step_id LIKE '%source%' GROUP BY state_key"
+            ).fetchall()
+        db.close()
+        for key, change, _ in rows:
+            if change is not None:
+                # Written by this program's own sources; Bytewax keeps states pickled.
+                place = pickle.loads(change)
+                found[key] = {"offset": place["offset"], "watermark_ms": place["watermark"], **place["counts"]}
+    return dict(sorted(found.items()))
+
+
+def status_table(found: dict[str, Any]) -> Group:
+    """Return a state's status for a terminal."""
+    head = [
+        f"{found['state']}: {'running' if found['running'] else 'not running'}, {found['shards']} shards, "
+        f"{found['commits']} commits, {found['state_bytes'] / 1e6:,.1f} MB",
+        f"source {found['source']}",
+    ]
+    views = Table(box=None)
+    for name in ("view", "fingerprint", "rows counted"):
+        views.add_column(name, justify="right" if name == "rows counted" else "left")
+    for name, view in found["views"].items():
+        views.add_row(name, view["fingerprint"][:12], f"{view['rows']:,}")
+    parts = Table(box=None)
+    for name in ("partition", "next offset", "watermark", "events", "bad", "late", "ahead", "no key"):
+        parts.add_column(name, justify="left" if name in ("partition", "watermark") else "right")
+    for name, part in found["partitions"].items():
+        counts = [f"{part[c]:,}" for c in ("rows", "bad", "late", "ahead", "no_key")]
+        parts.add_row(name, f"{part['offset']:,}", instant(part["watermark_ms"]), *counts)
+    return Group(*(Text(line) for line in head), Text(), views, Text(), parts)
+
+
+def letters_of(folder: Path, topic: str | None, reason: str | None, limit: int, *, as_json: bool) -> None:
+    """Print refused events, then how many there are of each reason."""
+    try:
+        wanted = None if reason is None else Reason(reason)
+    except ValueError:
+        raise UsageError(f"--reason {reason}: write {', '.join(r.value for r in Reason)}") from None
+    counts = count_dead_letters(folder)
+    for letter in read_dead_letters(folder, topic, wanted, limit):
+        raw = letter.raw.decode(errors="backslashreplace")
+        if as_json:
+            record = {
+                "topic": letter.topic,
+                "partition": letter.partition,
+                "offset": letter.offset,
+                "reason": letter.reason.value,
+                "detail": letter.detail,
+                "event_time_ms": letter.event_time_ms,
+                "raw": raw,
+            }
+            print(json.dumps(record, ensure_ascii=False))
+        else:
+            print(f"{letter.topic}/{letter.partition} @ {letter.offset}  {letter.reason.value}: {letter.detail}\n  {raw}")
+    if as_json:
+        return
+    total = ", ".join(f"{count:,} {why.value} of {name}" for (name, why), count in counts.items())
+    Console(file=sys.stderr, highlight=False, soft_wrap=True).print(f"in all: {total or 'none'}")
