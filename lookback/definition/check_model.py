@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from lookback.definition.expression_parse import suggestion
+from lookback.definition.expression_read import suggestion
 from lookback.definition.model import (
     AggName,
     EntityModel,

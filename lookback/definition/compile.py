@@ -149,7 +149,7 @@ class _Builder:
             window_ms=window_ms,
             result=result,
             delay_ms=spec.delay_ms,
-            other=self.term(spec.other, True) if spec.other else None,
+            other=self.other(spec),
             k=spec.k,
             half_life_ms=spec.half_life_ms,
             scale=scale,
@@ -170,6 +170,14 @@ class _Builder:
         if side.where is not None or checked:
             bit = self.bit(BitRule(side.where, side.of.name if side.of is not None else None))
         return Term(-1 if counts_rows or side.of is None else self.column(side.of), bit)
+
+    def other(self, spec: FeatureSpec) -> Term | None:
+        """Return a ratio's denominator, or when a seen_before's own value is there, whatever its `where`."""
+        if spec.other is not None:
+            return self.term(spec.other, True)
+        if spec.agg is Agg.SEEN_BEFORE and spec.side.where is not None:
+            return self.term(Side(spec.agg, spec.side.of), False)
+        return None
 
     def bit(self, rule: BitRule) -> int:
         key = json.dumps([rule.where.canonical() if rule.where else None, rule.field])

@@ -7,13 +7,12 @@ Refuses: evaluating, knowing streams or views (it is given names with types).
 from __future__ import annotations
 
 import ast
-import difflib
 import re
-import warnings
 import zoneinfo
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from lookback.definition.expression_read import ExpressionError, read_python, suggestion
 from lookback.definition.expression_tree import (
     BOOL,
     FLOAT,
@@ -25,10 +24,6 @@ from lookback.definition.expression_tree import (
     Node,
     ValueType,
 )
-
-MAX_TEXT = 4_000
-MAX_TREE = 500
-MAX_TREE_DEPTH = 40
 
 TIME_PARTS = ("year", "month", "day", "hour", "minute", "second", "day_of_week")
 FUNCTIONS = ("abs", "min", "max", "log", "sqrt", "coalesce", *TIME_PARTS)
@@ -53,21 +48,6 @@ _COMPARISONS: dict[type[ast.cmpop], str] = {
 _POINT_LITERAL = re.compile(r"[0-9_]*\.[0-9_]*", re.ASCII)
 
 
-class ExpressionError(Exception):
-    """One thing wrong in an expression; `offset` is the 0-based character it is at."""
-
-    def __init__(self, offset: int, message: str) -> None:
-        self.offset = offset
-        self.message = message
-        super().__init__(message)
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean `x`?" for the nearest known word, else an empty text."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean `{near[0]}`?" if near else ""
-
-
 def parse_expression(text: str, names: Mapping[str, ValueType]) -> Node:
     """Return the typed tree of an expression over `names` (fields, or `view.feature_window`).
 
@@ -83,73 +63,6 @@ def parse_condition(text: str, names: Mapping[str, ValueType]) -> Node:
     if tree.type != BOOL:
         raise ExpressionError(0, f"`where` must be true or false, this is {tree.type}; compare it: `… > 0`")
     return tree
-
-
-def names_in(text: str) -> set[str]:
-    """Return the names and dotted names that an expression reads; empty where it cannot be read."""
-    try:
-        root = _read(text)[0]
-    except ExpressionError:
-        return set()
-    found: set[str] = set()
-    for node in ast.walk(root):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            found.add(f"{node.value.id}.{node.attr}")
-        elif isinstance(node, ast.Name):
-            found.add(node.id)
-    return found
-
-
-def _read(text: str) -> tuple[ast.expr, str]:
-    """Return Python's own tree and the text it is of (line ends made spaces, offsets kept)."""
-    if len(text) > MAX_TEXT:
-        raise ExpressionError(0, f"the expression has {len(text):,} characters; keep it under {MAX_TEXT:,}")
-    flat = re.sub(r"\s", " ", text)
-    lead = len(flat) - len(flat.lstrip())
-    if not flat.strip():
-        raise ExpressionError(0, "the expression is empty; write one, or leave the key out")
-    source = flat[lead:]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            root = ast.parse(source, mode="eval").body
-    except SyntaxError as error:
-        offset = lead + max((error.offset or 1) - 1, 0)
-        raise ExpressionError(min(offset, len(text) - 1), _syntax_hint(source, error)) from None
-    except (ValueError, RecursionError, MemoryError):
-        raise ExpressionError(0, "the expression is nested too deep or holds a bad character") from None
-    _check_size(root)
-    end = len(source.encode()[: root.end_col_offset or 0].decode())
-    rest = source[end:].lstrip(" ),")
-    if rest:
-        raise ExpressionError(lead + len(source) - len(rest), "an expression holds no comment; use YAML's #")
-    return root, source
-
-
-def _syntax_hint(source: str, error: SyntaxError) -> str:
-    hints = [
-        (r"&&", "write `and` for &&"),
-        (r"\|\|", "write `or` for ||"),
-        (r"![^=]", "write `not` for !"),
-        (r"[^=!<>]=[^=]", "write `==` to compare"),
-        (r"<>", "write `!=` for <>"),
-        (r"(?i)\bis\s+(not\s+)?null\b", "write `is None` or `is not None`"),
-        (r"(?i)\bcase\b", "write `a if condition else b`"),
-    ]
-    for pattern, hint in hints:
-        if re.search(pattern, source):
-            return f"not an expression: {hint}"
-    return f"not an expression ({error.msg})"
-
-
-def _check_size(root: ast.expr) -> None:
-    level: list[ast.AST] = [root]
-    count = depth = 0
-    while level:
-        count, depth = count + len(level), depth + 1
-        if count > 2 * MAX_TREE or depth > MAX_TREE_DEPTH:
-            raise ExpressionError(0, f"too large: at most {MAX_TREE} parts, nested {MAX_TREE_DEPTH} deep")
-        level = [child for node in level for child in ast.iter_child_nodes(node)]
 
 
 @lru_cache(maxsize=256)
@@ -190,7 +103,7 @@ class _Parser:
         self.lead = len(text) - len(text.lstrip())
 
     def parse(self) -> Node:
-        root, self.source = _read(self.text)
+        root, self.source = read_python(self.text)
         node = self.visit(root)
         if node.type == NULL:
             raise ExpressionError(self.lead, "this is always null; write a value")

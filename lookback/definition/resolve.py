@@ -13,7 +13,8 @@ from typing import Literal
 from lookback.definition.check_model import Parts
 from lookback.definition.compile import compile_view
 from lookback.definition.encode import ViewEncoder
-from lookback.definition.expression_parse import FUNCTIONS, suggestion
+from lookback.definition.expression_parse import FUNCTIONS
+from lookback.definition.expression_read import suggestion
 from lookback.definition.expression_tree import EVENT_TIME
 from lookback.definition.fingerprint import view_fingerprint
 from lookback.definition.model import EntityModel, Noted, StreamModel, ViewModel

@@ -18,7 +18,8 @@ from lookback.definition.compile import (
     both_conditions,
     result_type,
 )
-from lookback.definition.expression_parse import ExpressionError, names_in, parse_condition, suggestion
+from lookback.definition.expression_parse import parse_condition
+from lookback.definition.expression_read import ExpressionError, names_in, suggestion
 from lookback.definition.expression_tree import EVENT_TIME, TIMESTAMP, Node, ValueType, value_type
 from lookback.definition.model import FeatureModel, RatioPartModel
 from lookback.definition.source import Path

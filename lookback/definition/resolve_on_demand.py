@@ -6,12 +6,8 @@ Owns: the scope of on-demand expressions, cycles, services. Refuses: evaluating 
 from __future__ import annotations
 
 from lookback.definition.check_model import Parts
-from lookback.definition.expression_parse import (
-    ExpressionError,
-    names_in,
-    parse_expression,
-    suggestion,
-)
+from lookback.definition.expression_parse import parse_expression
+from lookback.definition.expression_read import ExpressionError, names_in, suggestion
 from lookback.definition.expression_tree import EVENT_TIME, TIMESTAMP, ValueType, value_type
 from lookback.definition.model import OnDemandModel
 from lookback.definition.resolve import POSITION_COLUMNS, RESERVED, notes

@@ -12,7 +12,7 @@ from typing import Any
 
 from lookback.definition.compile import FeatureSpec
 from lookback.definition.encode import ViewEncoder, join_parts, split_parts
-from lookback.definition.expression_parse import suggestion
+from lookback.definition.expression_read import suggestion
 from lookback.definition.expression_tree import Node, ValueType
 from lookback.definition.types import Entity, Field, FieldType, Notes, Stream
 from lookback.definition.values import parse_int, parse_value
@@ -105,7 +105,10 @@ class View:
         return tuple(
             index
             for index, feature in enumerate(self.features)
-            if feature.term.bit < 0 and feature.term.column in missing
+            if any(
+                term is not None and term.bit < 0 and term.column in missing
+                for term in (feature.term, feature.other)
+            )
         )
 
     def _request_values(self, event: Mapping[str, Any]) -> dict[str, Any]:
