@@ -7,17 +7,19 @@ out while the rest of its batch goes on. Refuses: reading, event-time judgements
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from connectors import decode_typed
 from connectors.batches import BadInput, DeadLetter, DecodedBatch, RawBatch, Reason
-from connectors.decode_message import BadMessage, MessageDecoder, Target, show, targets
+from connectors.decode_json import JsonColumns
+from connectors.decode_message import BadMessage, MessageDecoder, Target, Value, show, targets
 from lookback.errors import SourceError
 from lookback.events import I64, EventBatch
 
@@ -52,6 +54,7 @@ class Decoder:
             [pa.field(t.name, decode_typed.FINAL_TYPES[t.kind]) for t in self.targets[:-1]]
         )
         self._messages = MessageDecoder(self.targets)
+        self._columns = JsonColumns(self.targets)
 
     def columns(self) -> list[str]:
         """Return the source names a typed file is read for, each once."""
@@ -77,31 +80,45 @@ class Decoder:
         return DecodedBatch(events, [dead_letter(raw, bad) for bad in decoded.bad], decoded.good)
 
     def decode_json(
-        self, messages: pa.BinaryArray | Sequence[bytes | None], refused: dict[int, BadInput] | None = None
+        self, messages: pa.BinaryArray | Sequence[bytes | None], refused: Mapping[int, BadInput] | None = None
     ) -> Decoded:
         """Decode JSON messages; `refused` are rows that are bad already, by index."""
         rows = messages if isinstance(messages, pa.Array) else pa.array(messages, pa.binary())
-        refused = refused or {}
+        columns, left = self._columns.decode(rows)
+        for index in refused or {}:
+            left[index] = True
+        if not left.any():
+            fields = pa.RecordBatch.from_arrays(columns[:-1], schema=self.schema)
+            return Decoded(fields, decode_typed.millis(columns[-1]), None, [])
+        return self._with_left_over(rows, columns, left, refused or {})
+
+    def _with_left_over(
+        self, rows: pa.BinaryArray, columns: list[pa.Array], left: Mask, refused: Mapping[int, BadInput]
+    ) -> Decoded:
+        """Rule on the messages that the kernels left over, and put the good ones in their place."""
         bad: list[BadInput] = []
-        good: list[int] = []
-        values: list[list[Any]] = []
-        for index, message in enumerate(rows.to_pylist()):
-            if index in refused:
-                bad.append(refused[index])
-                continue
+        values: list[list[Value]] = []
+        good = np.ones(len(rows), np.bool_)
+        for index in np.flatnonzero(left).tolist():
             try:
-                values.append(self._messages.decode(message))
-                good.append(index)
+                if index in refused:
+                    raise BadMessage(refused[index].reason, refused[index].detail)
+                values.append(self._messages.decode(rows[index].as_py()))
             except BadMessage as error:
                 bad.append(BadInput(index, error.reason, str(error)))
-        columns = list(zip(*values, strict=True)) if values else [()] * len(self.targets)
-        arrays = [pa.array(c, f.type) for c, f in zip(columns[:-1], self.schema, strict=True)]
-        return Decoded(
-            pa.RecordBatch.from_arrays(arrays, schema=self.schema),
-            np.array(columns[-1], np.int64),
-            np.array(good, np.int64) if bad else None,
-            bad,
-        )
+                good[index] = False
+        if values:
+            mask = pa.array(left & good)
+            columns = [
+                pc.replace_with_mask(column, mask, pa.array(ruled, column.type))
+                for column, ruled in zip(columns, zip(*values, strict=True), strict=True)
+            ]
+        kept = None
+        if bad:
+            kept = np.flatnonzero(good)
+            columns = [column.take(pa.array(kept)) for column in columns]
+        fields = pa.RecordBatch.from_arrays(columns[:-1], schema=self.schema)
+        return Decoded(fields, decode_typed.millis(columns[-1]), kept, bad)
 
     def decode_typed(self, table: pa.Table, file: str = "") -> Decoded:
         """Decode columns named as the stream's fields (or their `from:`).
