@@ -28,6 +28,7 @@ from lookback.definition.model import (
     ViewModel,
 )
 from lookback.definition.source import Node, Path
+from lookback.definition.types import DURATION_HINT
 from lookback.errors import Problem
 
 NAME_RULE = "a name has lower-case letters, digits and _, starts with a letter, and is at most 64 long"
@@ -40,6 +41,20 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 _ITEMS = {"streams": "fields", "views": "features"}
 _AGGS = get_args(AggName)
+_SHORT = {"type", "fields", "expression", "features"}
+_WHOLE = {
+    "streams": "must be a mapping of keys to values",
+    "entities": "must be string, int64 or a list of fields",
+    "views": "must be a mapping of keys to values",
+    "on_demand": "must be an expression, as a text",
+    "services": "must be a list of features",
+}
+_DURATIONS = {"lateness", "max_ahead", "delay", "half_life", "resolution"}
+_UNIONS = {
+    "key": "a field, a list of fields, or the key's parts mapped to fields",
+    "default": "a number, a text, true, false or null",
+    "event_time": "a mapping, such as {field: ts, unit: ms}",
+}
 
 
 @dataclass
@@ -88,9 +103,11 @@ def check_model(root: Node, problems: list[Problem]) -> Parts:
     seen: set[Path] = set()
     for error in _errors(FileModel, data):
         path, at_key, message = _explain(root, error)
-        if path not in seen or at_key:
+        branch = error["type"] != "missing" and not _real_path(root, tuple(error["loc"]))[1]  # each one fails
+        if not (branch and path in seen):
             parts.report(path, message, at_key)
-        seen.add(path)
+        if branch:
+            seen.add(path)
         _set_aside(data, path, error, parts.broken)
     for section, model in SECTIONS.items():
         items = data.get(section)
@@ -151,7 +168,7 @@ def _explain(root: Node, error: ErrorDetails) -> tuple[Path, bool, str]:
     if location and location[-1] == "[key]":
         path = tuple(location[:-1])
         return path, True, f"`{path[-1]}` is not a name: {NAME_RULE}"
-    path = _real_path(root, tuple(location))
+    path, whole = _real_path(root, tuple(location))
     kind = error["type"]
     if kind == "missing":
         name = str(location[-1])
@@ -167,7 +184,15 @@ def _explain(root: Node, error: ErrorDetails) -> tuple[Path, bool, str]:
         near = suggestion(str(path[-1]), known) or f"; the keys here are {', '.join(known)}"
         return path, True, f"unknown key `{path[-1]}`{near}"
     node = root.find(path)
-    where = f"`{path[-1]}` " if path and isinstance(path[-1], str) else ""
+    last = str(path[-1]) if path else ""
+    if kind == "string_type" and (last in _DURATIONS or "windows" in path) and node is not None:
+        return path, False, f"`{node.text}` is not a duration: {DURATION_HINT}"
+    if last in _UNIONS or not whole:
+        return path, False, f"`{last}` must be {_UNIONS.get(last, 'one of the forms in the docs')}"
+    if kind == "model_type" and len(path) in (2, 4) and path[0] in _WHOLE:
+        wanted = "must be a type, such as string" if path[2:3] == ("fields",) else _WHOLE[str(path[0])]
+        return path, False, f"`{last}` {wanted}"
+    where = f"`{last}` " if path and isinstance(path[-1], str) else ""
     return path, False, where + _sentence(kind, error, node)
 
 
@@ -201,9 +226,17 @@ def _sentence(kind: str, error: ErrorDetails, node: Node | None) -> str:
     return f"is not right: {error['msg'].lower()}"
 
 
-def _real_path(root: Node, location: Path) -> Path:
-    """Return the part of an error's location that is in the file (the rest names branches of a union)."""
-    for length in range(len(location), -1, -1):
-        if root.find(location[:length]) is not None:
-            return location[:length]
-    return ()
+def _real_path(root: Node, location: Path) -> tuple[Path, bool]:
+    """Return the part of an error's location that is in the file, and whether that is all of it.
+
+    Short forms lack the key that the model gives them; what else is not in the file names a union's branch.
+    """
+    path: Path = ()
+    node = root
+    for step in location:
+        inside = node.child(step)
+        if inside is not None:
+            path, node = (*path, step), inside
+        elif step not in _SHORT or isinstance(node.value, dict):
+            return path, False
+    return path, True

@@ -172,9 +172,9 @@ def _view(
 ) -> View | None:
     at: Path = ("views", name)
     stream, entity = streams.get(model.stream), entities.get(model.entity)
-    if model.stream not in parts.declared("streams"):
+    if parts.declared("streams") and model.stream not in parts.declared("streams"):
         parts.report((*at, "stream"), unknown("stream", model.stream, parts.declared("streams")))
-    if model.entity not in parts.declared("entities"):
+    if parts.declared("entities") and model.entity not in parts.declared("entities"):
         parts.report((*at, "entity"), unknown("entity", model.entity, parts.declared("entities")))
     resolution: int | None = 1
     if model.resolution is not None:
