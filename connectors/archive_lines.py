@@ -33,7 +33,8 @@ from connectors.archive_pieces import (
     group_by_partition,
 )
 from connectors.batches import BadInput, Reason
-from connectors.decode_message import BadMessage, Number, parse_object, scaled
+from connectors.decode_json import JsonColumns
+from connectors.decode_message import BadMessage, Number, Target, parse_object, scaled
 from lookback.errors import SourceError
 from lookback.events import I64
 from lookback.windows.plan import MAX_OFFSET
@@ -302,13 +303,19 @@ def find_keys(lines: pa.BinaryArray) -> tuple[str, ...] | None:
 
 def read_positions(lines: pa.BinaryArray, keys: tuple[str, ...]) -> tuple[I64, Mask]:
     """Return the lines' position values, int64[keys, n], and which lines have them all."""
-    values = np.zeros((len(keys), len(lines)), np.int64)
-    read = np.zeros(len(lines), np.bool_)
-    for row, line in enumerate(lines):
-        found = position_of(line.as_py(), keys)
+    columns, left = JsonColumns([Target(key, key, "int64") for key in keys]).decode(lines)
+    values = np.stack([numbers(column) for column in columns])
+    read = ~left & (values >= 0).all(axis=0)
+    for row in np.flatnonzero(left).tolist():
+        found = position_of(lines[row].as_py(), keys)
         if found is not None:
             values[:, row], read[row] = found, True
     return values, read
+
+
+def numbers(column: pa.Array) -> I64:
+    """Return an int64 column as numpy, whatever its nulls hold."""
+    return np.frombuffer(column.buffers()[1], np.int64)[column.offset :][: len(column)]
 
 
 def position_of(line: bytes, keys: tuple[str, ...]) -> list[int] | None:
