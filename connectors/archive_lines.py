@@ -303,7 +303,7 @@ def find_keys(lines: pa.BinaryArray) -> tuple[str, ...] | None:
 
 def read_positions(lines: pa.BinaryArray, keys: tuple[str, ...]) -> tuple[I64, Mask]:
     """Return the lines' position values, int64[keys, n], and which lines have them all."""
-    columns, left = JsonColumns([Target(key, key, "int64") for key in keys]).decode(lines)
+    columns, left = JsonColumns([Target(key, key, "int64") for key in keys], whole=False).decode(lines)
     values = np.stack([numbers(column) for column in columns])
     read = ~left & (values >= 0).all(axis=0)
     for row in np.flatnonzero(left).tolist():

@@ -42,12 +42,16 @@ def buffers(messages: pa.BinaryArray) -> tuple[U8, I32]:
 
 
 class JsonColumns:
-    """Decode messages into the targets' columns, as far as they are plain."""
+    """Decode messages into the targets' columns, as far as they are plain.
 
-    def __init__(self, wanted: Sequence[Target]) -> None:
+    whole: whether a message must be valid to its end; else it is read until all targets are found.
+    """
+
+    def __init__(self, wanted: Sequence[Target], whole: bool = True) -> None:
         self._targets = tuple(wanted)
         sources = list(dict.fromkeys(target.source for target in wanted))
         self._slots = [sources.index(target.source) for target in wanted]
+        self._enough = -1 if whole else len(sources)
         encoded = [source.encode("utf-8") for source in sources]
         self._names = np.frombuffer(b"".join(encoded), np.uint8)
         self._name_starts = np.cumsum([0, *map(len, encoded)]).astype(np.int32)
@@ -64,7 +68,7 @@ class JsonColumns:
         left = np.zeros(rows, np.bool_)
         if messages.null_count:
             left |= ~np.asarray(messages.is_valid().to_numpy(zero_copy_only=False))
-        json_scan.scan(data, offsets, self._names, self._name_starts, tags, starts, ends, left)
+        json_scan.scan(data, offsets, self._names, self._name_starts, self._enough, tags, starts, ends, left)
         columns = [
             _column(target, data, tags[slot], starts[slot], ends[slot], left)
             for target, slot in zip(self._targets, self._slots, strict=True)

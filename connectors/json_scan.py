@@ -68,7 +68,7 @@ def string_end(data: U8, at: int, end: int) -> tuple[int, bool]:
     """Return where the closing quote of the string that begins at `at` is, and if it has escapes."""
     escaped = False
     while at < end:
-        kind = CLASS[data[at]]
+        kind = CLASS[data[np.uint64(at)]]  # unsigned: no check for an index from the end
         if kind == 0:
             at += 1
         elif kind == 1:
@@ -271,19 +271,20 @@ def scan_message(
     names: U8,
     name_starts: I32,
     guesses: I32,
+    enough: int,
     row: int,
     tags: U8,
     starts: I32,
     ends: I32,
 ) -> bool:
-    """Scan one message into column `row`; False where it is left over."""
+    """Scan one message into column `row`, until `enough` keys are found; False where it is left over."""
     at = skip_blank(data, at, end)
     if at >= end or data[at] != 123:
         return False
     at = skip_blank(data, at + 1, end)
     if at < end and data[at] == 125:
         return skip_blank(data, at + 1, end) == end
-    key = 0
+    key, found = 0, 0
     while at < end:
         if data[at] != 34:
             return False
@@ -308,7 +309,10 @@ def scan_message(
             return False
         if slot >= 0:
             inner = 1 if tag == TEXT else 0
+            found += tags[slot, row] == MISSING
             tags[slot, row], starts[slot, row], ends[slot, row] = tag, begin + inner, at - inner
+            if found == enough:
+                return True
         at = skip_blank(data, at, end)
         if at >= end:
             return False
@@ -326,6 +330,7 @@ def scan(
     offsets: I32,
     names: U8,
     name_starts: I32,
+    enough: int,
     tags: U8,
     starts: I32,
     ends: I32,
@@ -333,12 +338,13 @@ def scan(
 ) -> None:
     """Scan messages [offsets[i], offsets[i+1]) of `data`.
 
-    names, name_starts: the wanted keys end to end. tags, starts, ends: [slots, n], zeroed; starts and ends
+    names, name_starts: the wanted keys end to end. enough: a message is not read beyond that many keys, nor
+    is the rest checked (-1: it is read to its end). tags, starts, ends: [slots, n], zeroed; starts and ends
     leave a string's quotes out. left: bool[n], set where a message is left over.
     """
     guesses = np.full(MAX_KEYS, -1, np.int32)
     for row in range(len(offsets) - 1):
         if not scan_message(
-            data, offsets[row], offsets[row + 1], names, name_starts, guesses, row, tags, starts, ends
+            data, offsets[row], offsets[row + 1], names, name_starts, guesses, enough, row, tags, starts, ends
         ):
             left[row] = True
