@@ -28,7 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
-Features = Annotated[Path, typer.Argument(metavar="FEATURES.yaml", help="The definition file.", show_default=False)]
+Features = Annotated[
+    Path, typer.Argument(metavar="FEATURES.yaml", help="The definition file.", show_default=False)
+]
 Source = Annotated[str, typer.Option(help="Where events come from: archive:PATH.", show_default=False)]
 Store = Annotated[str, typer.Option(help="The online store: lmdb:PATH.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
@@ -43,7 +45,9 @@ def main() -> None:
         app()
     except (LookbackError, StateError) as error:
         text = str(error)
-        print(text if isinstance(error, UsageError) and "\n" in text else f"lookback: {text}", file=sys.stderr)
+        print(
+            text if isinstance(error, UsageError) and "\n" in text else f"lookback: {text}", file=sys.stderr
+        )
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
@@ -101,13 +105,23 @@ def run(
     features: Features,
     source: Source,
     store: Store,
-    state: Annotated[Path, typer.Option(help="Folder of the job's state; the same one goes on.", show_default=False)],
+    state: Annotated[
+        Path, typer.Option(help="Folder of the job's state; the same one goes on.", show_default=False)
+    ],
     workers: Workers = 1,
-    until_end: Annotated[bool, typer.Option(help="Stop where the source ended at start (an archive always does).")] = False,
+    until_end: Annotated[
+        bool, typer.Option(help="Stop where the source ended at start (an archive always does).")
+    ] = False,
     epoch: Annotated[str, typer.Option(help="Time between commits, such as 1s or 200ms.")] = "1s",
     cache_bytes: CacheBytes = "256MiB",
-    dead_letters: Annotated[Path | None, typer.Option(help="Folder for refused events; STATE/dead-letters if not given.", show_default=False)] = None,
-    start: Annotated[str | None, typer.Option("--from", help="Begin at this broker time, where the state is new.", show_default=False)] = None,
+    dead_letters: Annotated[
+        Path | None,
+        typer.Option(help="Folder for refused events; STATE/dead-letters if not given.", show_default=False),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Begin at this broker time, where the state is new.", show_default=False),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Run the live job: keep the features of every event in the online store, exactly once.
@@ -155,13 +169,33 @@ def run(
 def replay(
     features: Features,
     source: Source,
-    start: Annotated[str, typer.Option("--from", help="First instant of the rows: a date, an ISO instant (UTC) or ms.", show_default=False)],
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="First instant of the rows: a date, an ISO instant (UTC) or ms.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.", show_default=False)],
     to: Annotated[str | None, typer.Option(help="Where the rows end, exclusive.", show_default=False)] = None,
-    as_of: Annotated[str, typer.Option(help="before: without the event itself; including: with it.")] = "including",
-    clock: Annotated[str, typer.Option(help="event: as had every event arrived at its event time.")] = "event",
-    stream: Annotated[str | None, typer.Option(help="The stream that gives the rows, where there are several.", show_default=False)] = None,
-    labels: Annotated[Path | None, typer.Option(help="Parquet of entity keys, time and label: a row a label instead of an event.", show_default=False)] = None,
+    as_of: Annotated[
+        str, typer.Option(help="before: without the event itself; including: with it.")
+    ] = "including",
+    clock: Annotated[
+        str, typer.Option(help="event: as had every event arrived at its event time.")
+    ] = "event",
+    stream: Annotated[
+        str | None,
+        typer.Option(help="The stream that gives the rows, where there are several.", show_default=False),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Parquet of entity keys, time and label: a row a label instead of an event.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Workers = 1,
     cache_bytes: CacheBytes = "1GiB",
     overwrite: Annotated[bool, typer.Option(help="Replace a finished training output.")] = False,
@@ -209,13 +243,31 @@ def replay(
 @_example("lookback get features/fraud.yaml --store lmdb:store card=c7 --service fraud_v1")
 def get(
     features: Features,
-    entity: Annotated[list[str] | None, typer.Argument(metavar="ENTITY=KEY…", help="The entity's key, such as card=c1 merchant=m2.", show_default=False)] = None,
+    entity: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ENTITY=KEY…", help="The entity's key, such as card=c1 merchant=m2.", show_default=False
+        ),
+    ] = None,
     store: Store = "",
-    entities: Annotated[Path | None, typer.Option(help="JSON lines of keys, one read each ('-': stdin).", show_default=False)] = None,
-    service: Annotated[str | None, typer.Option(help="Only the features of this service.", show_default=False)] = None,
-    at: Annotated[str | None, typer.Option(help="As of this instant instead of now: ISO (UTC) or ms.", show_default=False)] = None,
-    event: Annotated[str | None, typer.Option(help="The event being scored, as JSON: it counts in the answer.", show_default=False)] = None,
-    stream: Annotated[str | None, typer.Option(help="The stream that --event belongs to, where there are several.", show_default=False)] = None,
+    entities: Annotated[
+        Path | None, typer.Option(help="JSON lines of keys, one read each ('-': stdin).", show_default=False)
+    ] = None,
+    service: Annotated[
+        str | None, typer.Option(help="Only the features of this service.", show_default=False)
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help="As of this instant instead of now: ISO (UTC) or ms.", show_default=False),
+    ] = None,
+    event: Annotated[
+        str | None,
+        typer.Option(help="The event being scored, as JSON: it counts in the answer.", show_default=False),
+    ] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option(help="The stream that --event belongs to, where there are several.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read an entity's features, as of now or of an instant. Works whether or not the job runs."""
@@ -229,7 +281,9 @@ def get(
     with Client(features, store) as client:
         if entities is not None:
             text = sys.stdin.read() if str(entities) == "-" else _read(entities)
-            keys = [_json(line, f"{entities}:{n}") for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+            keys = [
+                _json(line, f"{entities}:{n}") for n, line in enumerate(text.splitlines(), 1) if line.strip()
+            ]
             for reading in client.get_many(keys, service=service, at=at):
                 print(reading.to_json())
             return
@@ -260,10 +314,17 @@ def status(
 
 @_example("lookback dead-letters --dead-letters state/dead-letters --reason late --limit 5")
 def dead_letters(
-    folder: Annotated[Path, typer.Option("--dead-letters", help="Folder of refused events.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Option("--dead-letters", help="Folder of refused events.", show_default=False)
+    ],
     topic: Annotated[str | None, typer.Option(help="Only this topic's.", show_default=False)] = None,
-    reason: Annotated[str | None, typer.Option(help="Only of this reason: parse, schema, late or ahead.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Print at most this many; 0 prints the counts alone.")] = 20,
+    reason: Annotated[
+        str | None,
+        typer.Option(help="Only of this reason: parse, schema, late or ahead.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Print at most this many; 0 prints the counts alone.")
+    ] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List refused events with position, reason and raw bytes, and count them."""
@@ -278,11 +339,22 @@ def _instant(option: str, text: str) -> int:
     try:
         return to_ms(text)
     except UsageError as error:
-        raise UsageError(f"{option} {text}: {error}; write 2024-01-31, 2024-01-31T12:00:00Z or epoch ms") from None
+        raise UsageError(
+            f"{option} {text}: {error}; write 2024-01-31, 2024-01-31T12:00:00Z or epoch ms"
+        ) from None
 
 
 def _bytes(text: str) -> int:
-    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+    units = {
+        "": 1,
+        "B": 1,
+        "KB": 10**3,
+        "MB": 10**6,
+        "GB": 10**9,
+        "KIB": 1 << 10,
+        "MIB": 1 << 20,
+        "GIB": 1 << 30,
+    }
     number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
     unit = text[len(number) :].strip().upper()
     try:
@@ -321,9 +393,9 @@ def _json(text: str, where: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise UsageError(f"{where} is not JSON ({error}): write an object such as {{\"card\": \"c1\"}}") from None
+        raise UsageError(f'{where} is not JSON ({error}): write an object such as {{"card": "c1"}}') from None
     if not isinstance(found, dict):
-        raise UsageError(f"{where} is no JSON object: write one such as {{\"card\": \"c1\"}}")
+        raise UsageError(f'{where} is no JSON object: write one such as {{"card": "c1"}}')
     return found
 
 

@@ -1,7 +1,7 @@
 """The one graph. A live job and a replay differ in the operator's logic and the sink, in nothing before them.
 
-    source ─ branch ┬ rows ─ stateful_batch (one key a shard) ─ online store | training rows
-                    └ dead letters ─ folder
+source ─ branch ┬ rows ─ stateful_batch (one key a shard) ─ online store | training rows
+                └ dead letters ─ folder
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from connectors.online import OnlineSink
 from connectors.training_sink import TrainingSink
 from dataflows.board import Board
 from dataflows.ingest import Ingest, Use
+from dataflows.label_rows import LabelRows
 from dataflows.live import LiveShard, MemoryBudget
 from dataflows.replay import ReplayShard
 from dataflows.settings import Part, Settings
 from dataflows.source import DEAD, ArchiveSource
-from dataflows.training_rows import Rows
+from dataflows.training_rows import Rows, rows_of
 from lookback.definition import Definition, View, load
 from lookback.errors import RefusedError
 from lookback.stores.base import StoreWriter, open_store
@@ -39,12 +40,12 @@ def build(settings: Settings, worker: int) -> Dataflow:
     if definition.fingerprint != settings.fingerprint:
         raise RefusedError(f"{settings.definition} changed while the job was starting: start it again")
     views = list(definition.views.values())
-    rows = Rows(definition, settings) if settings.out is not None else None
+    rows = rows_of(definition, settings) if settings.out is not None else None
     flow = Dataflow("lookback")
     items = op.input("source", flow, _source(settings, definition, views, rows))
     split = op.branch("kind", items, lambda item: item[0].startswith(DEAD))
     if settings.dead_letters is not None:
-        letters = op.map("letters", split.trues, lambda item: (item[0][len(DEAD) :], item[1]))
+        letters: Any = op.map("letters", split.trues, lambda item: (item[0][len(DEAD) :], item[1]))
         topics = [(part.topic, part.partition) for part in settings.parts]
         op.output("dead_letters", letters, DeadLetterSink(settings.dead_letters, topics, settings.job))
     if rows is None:
@@ -68,14 +69,17 @@ def _source(
         stream = definition.streams[part.stream]
         own = [Use(i, view, view.encode) for i, view in enumerate(views) if view.stream.name == part.stream]
         uses = own if rows is None else rows.uses(part.stream)
-        return Ingest(stream, part.topic, uses, settings.shards, None if rows is None else rows.base_of, state)
+        return Ingest(
+            stream, part.topic, uses, settings.shards, None if rows is None else rows.base_of, state
+        )
 
     def stop_ms(part: Part) -> int | None:
         if settings.out is None or settings.to_ms is None:
             return None
         return settings.to_ms + definition.streams[part.stream].lateness_ms
 
-    return ArchiveSource(settings, archive, make, stop_ms)
+    labels = rows.batches if isinstance(rows, LabelRows) else None
+    return ArchiveSource(settings, archive, make, stop_ms, labels)
 
 
 def _live(settings: Settings, views: list[View], worker: int, items: Any) -> None:

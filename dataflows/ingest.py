@@ -128,8 +128,10 @@ class Ingest:
             else:
                 self.counts.ahead += len(index)
             in_raw = np.searchsorted(raw.offset, events.offset[index])
-            letters.extend(self._letter(events, i, raw, r, reason, bound) for i, r in zip(
-                index.tolist(), in_raw.tolist(), strict=True))
+            letters.extend(
+                self._letter(events, i, raw, r, reason, bound)
+                for i, r in zip(index.tolist(), in_raw.tolist(), strict=True)
+            )
         letters.sort(key=lambda letter: letter.offset)
         return _keep(events, ~refused), letters
 

@@ -91,7 +91,9 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
     def _open(self, number: int) -> None:
         settings = self._settings
         path = settings.shard_path(number)
-        db = Database(path, write_buffer_bytes=self._budget.write_buffer_bytes, block_cache=self._budget.blocks)
+        db = Database(
+            path, write_buffer_bytes=self._budget.write_buffer_bytes, block_cache=self._budget.blocks
+        )
         shard = Shard(path, number, settings.shards, self._specs, db)
         if self._pointer is not None:
             shard.check_pointer(self._pointer)

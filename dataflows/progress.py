@@ -66,7 +66,7 @@ class Progress:
         if self._total:
             parts[0] += f" of {self._total:,} ({100 * rows // self._total} %)"
         parts.append(f"{rate:,.0f}/s")
-        reached = [int(t) for t in self._board.rows[:, b.EVENT_TIME] if t > b.NEVER]
+        reached = [int(t) for t in self._board.rows[:, b.EVENT_TIME] if b.NEVER < t < b.END]
         if reached:
             parts.append(f"at {instant(min(reached))}")
         if self._total and rate > 0 and rows < self._total:

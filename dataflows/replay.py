@@ -66,7 +66,10 @@ class _Rows:
 
     def part(self, rows: slice) -> _Rows:
         """Return a slice, without copying."""
-        base = None if self.base is None else self.base.slice(rows.start or 0, len(range(*rows.indices(len(self.slots)))))
+        base = self.base
+        if base is not None:
+            start, stop, _ = rows.indices(base.num_rows)
+            base = base.slice(start, stop - start)
         return self._each(lambda a: a[..., rows], base)
 
     def take(self, index: I64) -> _Rows:
@@ -75,22 +78,10 @@ class _Rows:
         return self._each(lambda a: a[..., index], base)
 
     def _each(self, pick: Callable[[Any], Any], base: pa.RecordBatch | None) -> _Rows:
-        return _Rows(
-            *(
-                pick(a)
-                for a in (
-                    self.slots,
-                    self.time_ms,
-                    self.order,
-                    self.event_time_ms,
-                    self.position,
-                    self.values,
-                    self.insert,
-                    self.output,
-                )
-            ),
-            base,
-        )
+        return _Rows(**{name: pick(getattr(self, name)) for name in _ARRAYS}, base=base)
+
+
+_ARRAYS = ("slots", "time_ms", "order", "event_time_ms", "position", "values", "insert", "output")
 
 
 class ReplayShard(StatefulBatchLogic[Item, TrainingItem, None]):
@@ -118,8 +109,6 @@ class ReplayShard(StatefulBatchLogic[Item, TrainingItem, None]):
         self._tie_ranks = tie_ranks
         self._states: list[ViewState] = []
         self._safe_of = dict.fromkeys((part.id for part in settings.parts), NEVER)
-        if settings.labels is not None:
-            self._safe_of["labels"] = NEVER
         self._released_ms = NEVER
         self._pending: list[list[_Pending]] = [[] for _ in views]
         self._rows = 0
@@ -145,9 +134,9 @@ class ReplayShard(StatefulBatchLogic[Item, TrainingItem, None]):
             step = view.plan.resolution_ms
             # A row later than the safe time may still be floored to a step that the safe time has reached.
             passed = safe if safe == END or step == 1 else (safe + 1) // step * step - 1
-            chunk = self._release(index, passed)
-            if chunk is not None:
-                out.append(chunk)
+            released = self._release(index, passed)
+            if released is not None:
+                out.append(released)
             out.append((index, self._shard, passed))
         self._released_ms = safe
         self._rows = sum(len(p) for pending in self._pending for p in pending)
@@ -264,11 +253,10 @@ def _gather(ready: Sequence[_Pending], state: ViewState, gives_rows: bool, ties_
         )
     if len(parts) == 1:
         return parts[0]
-    base = None
-    if any(part.base is not None for part in parts):
-        base = pa.Table.from_batches([p.base for p in parts if p.base is not None]).combine_chunks().to_batches()[0]
-    names = ("slots", "time_ms", "order", "event_time_ms", "position", "values", "insert", "output")
-    return _Rows(*(np.concatenate([getattr(p, name) for p in parts], axis=-1) for name in names), base)
+    batches = [part.base for part in parts if part.base is not None]
+    base = pa.Table.from_batches(batches).combine_chunks().to_batches()[0] if batches else None
+    arrays = {name: np.concatenate([getattr(p, name) for p in parts], axis=-1) for name in _ARRAYS}
+    return _Rows(**arrays, base=base)
 
 
 def _in_order(rows: _Rows) -> _Rows:

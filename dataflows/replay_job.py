@@ -10,6 +10,8 @@ from connectors.training import OutputFolder
 from connectors.training_sink import written
 from dataflows import board as b
 from dataflows.board import Board
+from dataflows.label_rows import labelled_views
+from dataflows.labels import LABELS, TIME, read_labels
 from dataflows.live_job import SCHEME, archive_of, parts_of
 from dataflows.placement import shard_keys
 from dataflows.processes import run_workers
@@ -51,20 +53,27 @@ class Replayed:
 def replay(definition: Definition, options: ReplayOptions) -> Replayed:
     """Write the training rows of [from, to). Raises LookbackError where a person stopped it."""
     archive = archive_of(options.source, definition)
-    stream = row_stream(definition, options.stream)
-    views, left_out = joined_views(definition, stream)
-    needed = {view.stream.name for view in views} | {stream.name}
+    if options.labels is not None:
+        names = [name for name in read_labels(options.labels).column_names if name != TIME]
+        stream_name = ""
+        views, left_out = labelled_views(definition, names)
+        needed = {view.stream.name for view in views}
+    else:
+        stream_name = row_stream(definition, options.stream).name
+        views, left_out = joined_views(definition, definition.streams[stream_name])
+        needed = {view.stream.name for view in views} | {stream_name}
     found = archive.partitions()
     parts = tuple(part for part in parts_of(definition, found) if part.stream in needed)
     infos = [info for info in found if info.topic in {part.topic for part in parts}]
-    start_ms = _start(definition, views, infos, options.from_ms)
+    start_ms = _start(definition, views, infos, options.from_ms) if views else None
     folder = OutputFolder.prepare(options.out, overwrite=options.overwrite)
     work = options.out / ".work"
     settings = Settings(
         definition=str(Path(definition.path).resolve()),
         fingerprint=definition.fingerprint,
         source=SCHEME + str(Path(options.source.removeprefix(SCHEME)).resolve()),
-        parts=parts,
+        parts=parts if options.labels is None else (*parts, LABELS),
+        labels=None if options.labels is None else str(options.labels.resolve()),
         work=str(work),
         shards=options.workers,
         shard_keys=shard_keys(options.workers),
@@ -74,12 +83,12 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
         batch_rows=65_536,
         start_ms=start_ms,
         out=str(options.out),
-        stream=stream.name,
+        stream=stream_name,
         from_ms=options.from_ms,
         to_ms=options.to_ms,
         including=options.including,
     )
-    board = Board.reset(work / "board", len(parts))
+    board = Board.reset(work / "board", len(settings.parts))
     try:
         with Progress("replay", board, sum(info.rows for info in infos), quiet=options.quiet) as progress:
             stopped = run_workers(settings, progress.tick)
@@ -89,7 +98,7 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
         manifest = Manifest(
             definition_fingerprint=definition.fingerprint,
             view_fingerprints={view.name: view.fingerprint for view in views},
-            stream=stream.name,
+            stream=stream_name,
             from_ms=options.from_ms,
             to_ms=options.to_ms,
             as_of="including" if options.including else "before",
@@ -109,26 +118,29 @@ def _offsets(
     first = {(info.topic, info.partition): info.first_offset for info in archive.partitions()}
     covered = []
     for i, part in enumerate(settings.parts):
+        if part == LABELS:
+            continue
         begin = first[part.topic, part.partition]
         if start_ms is not None:
             begin = archive.start_offset(part.topic, part.partition, start_ms)
-        covered.append(CoveredOffsets(part.topic, part.partition, begin, max(begin, int(board.rows[i, b.OFFSET]))))
+        covered.append(
+            CoveredOffsets(part.topic, part.partition, begin, max(begin, int(board.rows[i, b.OFFSET])))
+        )
     return covered
 
 
 def _final_until(definition: Definition, board: Board, settings: Settings) -> int | None:
     """Return the last safe time: rows at or before it can't change any more, later ones are provisional."""
-    safe = [
-        int(board.rows[i, b.EVENT_TIME]) - definition.streams[part.stream].lateness_ms - 1
-        for i, part in enumerate(settings.parts)
-        if board.rows[i, b.EVENT_TIME] > b.NEVER
-    ]
-    return min(safe) if len(safe) == len(settings.parts) else None
+    safe = []
+    for row, part in zip(board.rows, settings.parts, strict=True):
+        if part != LABELS:
+            if row[b.EVENT_TIME] <= b.NEVER:
+                return None
+            safe.append(int(row[b.EVENT_TIME]) - definition.streams[part.stream].lateness_ms - 1)
+    return min(safe)
 
 
-def _start(
-    definition: Definition, views: list[View], infos: list[PartitionInfo], from_ms: int
-) -> int | None:
+def _start(definition: Definition, views: list[View], infos: list[PartitionInfo], from_ms: int) -> int | None:
     """Return the broker time to read from so as to be exact at FROM; None: from the beginning.
 
     An event's broker time is never below its event time minus `max_ahead`, so no event that counts lies before

@@ -119,7 +119,9 @@ def split(
     """
     keep_null = base is not None
     if shards == 1 and (keep_null or not len(rows.key_code) or rows.key_code.min() >= 0):
-        whole = Chunk(index, rows.keys, rows.key_code, rows.time_ms, position, rows.values, rows.texts, instants)
+        whole = Chunk(
+            index, rows.keys, rows.key_code, rows.time_ms, position, rows.values, rows.texts, instants
+        )
         whole.event_time_ms, whole.base = event_time_ms, base
         return {0: whole} if len(rows.key_code) else {}
     of_key = shard_of(rows.keys, shards)
@@ -143,7 +145,14 @@ def split(
             values[columns] = inverse.reshape(len(columns), -1)
             texts = [texts[i] for i in used.tolist()]
         chunk = Chunk(
-            index, names, local[rows.key_code[mine]], rows.time_ms[mine], position[mine], values, texts, instants
+            index,
+            names,
+            local[rows.key_code[mine]],
+            rows.time_ms[mine],
+            position[mine],
+            values,
+            texts,
+            instants,
         )
         chunk.event_time_ms = None if event_time_ms is None else event_time_ms[mine]
         chunk.base = None if base is None else base.take(pa.array(mine))

@@ -49,7 +49,7 @@ class Settings:
     exactly_once: bool = True
     # replay
     out: str | None = None
-    stream: str = ""  # the stream whose events are the training rows; "" with labels
+    stream: str = ""  # the stream whose events are the training rows; none with labels
     labels: str | None = None
     from_ms: int = 0
     to_ms: int | None = None

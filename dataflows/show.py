@@ -110,7 +110,11 @@ def _partitions(state: Path) -> dict[str, Any]:
             if change is not None:
                 # Written by this program's own sources; Bytewax keeps states pickled.
                 place = pickle.loads(change)
-                found[key] = {"offset": place["offset"], "watermark_ms": place["watermark"], **place["counts"]}
+                found[key] = {
+                    "offset": place["offset"],
+                    "watermark_ms": place["watermark"],
+                    **place["counts"],
+                }
     return dict(sorted(found.items()))
 
 
@@ -156,7 +160,9 @@ def letters_of(folder: Path, topic: str | None, reason: str | None, limit: int, 
             }
             print(json.dumps(record, ensure_ascii=False))
         else:
-            print(f"{letter.topic}/{letter.partition} @ {letter.offset}  {letter.reason.value}: {letter.detail}\n  {raw}")
+            print(
+                f"{letter.topic}/{letter.partition} @ {letter.offset}  {letter.reason.value}: {letter.detail}\n  {raw}"
+            )
     if as_json:
         return
     total = ", ".join(f"{count:,} {why.value} of {name}" for (name, why), count in counts.items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -21,6 +21,7 @@ from connectors.dead_letters import part_name
 from dataflows import board as b
 from dataflows.board import Board
 from dataflows.ingest import Ingest
+from dataflows.labels import LABELS, LabelBatch
 from dataflows.route import Chunk, Item
 from dataflows.settings import Part, Settings
 
@@ -49,7 +50,7 @@ def drain_on_signals() -> None:
     signal.signal(signal.SIGINT, drain)
 
 
-class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any]]):
+class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | None]):
     """One partition at work."""
 
     def __init__(
@@ -147,19 +148,70 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any]]):
         """Nothing is held open between batches."""
 
 
+class LabelPart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | None]):
+    """Labels as a source of instants, in the order of their times."""
+
+    def __init__(self, row: int, settings: Settings, batches: Iterator[LabelBatch], board: Board) -> None:
+        self._row = board.rows[row]
+        self._board = board
+        self._settings = settings
+        self._batches = batches
+        self._next: LabelBatch | None = next(batches, None)
+        self._ended = False
+        self._awake: datetime | None = None
+
+    def next_batch(self) -> Iterable[tuple[str, Payload]]:
+        """Return the next labels once the slowest partition has reached them, so that few of them wait."""
+        self._awake = None
+        if _draining or self._ended:
+            raise StopIteration
+        batch = self._next
+        mark = b.END
+        chunks: list[list[Chunk]] = [[] for _ in range(self._settings.shards)]
+        if batch is None:
+            self._ended = True
+        else:
+            if batch.first_ms > self._board.slowest_ms():
+                self._row[b.WATERMARK] = batch.first_ms
+                self._awake = datetime.now(timezone.utc) + timedelta(milliseconds=2)
+                return []
+            chunks, mark = batch.chunks, batch.last_ms - 1
+            self._row[b.ROWS] += batch.rows
+            self._next = next(self._batches, None)
+        self._row[b.WATERMARK] = b.END if self._ended else mark
+        self._row[b.EVENT_TIME] = b.END if self._ended else mark
+        return [
+            (key, Item(shard, LABELS.id, mark, mine))
+            for shard, (key, mine) in enumerate(zip(self._settings.shard_keys, chunks, strict=True))
+        ]
+
+    def next_awake(self) -> datetime | None:
+        """Return when to look again."""
+        return self._awake
+
+    def snapshot(self) -> None:
+        """Keep nothing: a replay that was stopped begins anew."""
+
+
 MakeIngest = Callable[[Part, dict[str, Any] | None], Ingest]
 
 
-class ArchiveSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any]]):
+class ArchiveSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] | None]):
     """All partitions of a job's archive."""
 
     def __init__(
-        self, settings: Settings, archive: Archive, make: MakeIngest, stop_ms: Callable[[Part], int | None]
+        self,
+        settings: Settings,
+        archive: Archive,
+        make: MakeIngest,
+        stop_ms: Callable[[Part], int | None],
+        labels: Callable[[], Iterator[LabelBatch]] | None = None,
     ) -> None:
         self._settings = settings
         self._archive = archive
         self._make = make
         self._stop_ms = stop_ms
+        self._labels = labels
         self._board = Board(settings.folder / "board", len(settings.parts))
         self._index = {part.id: i for i, part in enumerate(settings.parts)}
 
@@ -167,10 +219,15 @@ class ArchiveSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any]])
         """Return the ids of all partitions."""
         return list(self._index)
 
-    def build_part(self, step_id: str, for_part: str, resume_state: dict[str, Any] | None) -> SourcePart:
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: dict[str, Any] | None
+    ) -> SourcePart | LabelPart:
         """Open one partition where the last durable epoch left it."""
         index = self._index[for_part]
         part = self._settings.parts[index]
+        if part == LABELS:
+            assert self._labels is not None
+            return LabelPart(index, self._settings, self._labels(), self._board)
         offset = None
         if resume_state is not None:
             offset = resume_state["offset"]

@@ -1,10 +1,10 @@
 """The state folder of a live job: what it is, whose it is, whether it is whole.
 
-    DIR/state.json   what this state is; written last when it is made, so that a crash leaves nothing half made
-    DIR/lock         held while a job runs
-    DIR/shard-NN/    one RocksDB a shard
-    DIR/recovery/    Bytewax's recovery store: source offsets and pointers
-    DIR/board, settings.json, failure.json, pids, worker-N.log   of the running job; may be deleted when none runs
+DIR/state.json   what this state is; written last when it is made, so that a crash leaves nothing half made
+DIR/lock         held while a job runs
+DIR/shard-NN/    one RocksDB a shard
+DIR/recovery/    Bytewax's recovery store: source offsets and pointers
+DIR/board, settings.json, failure.json, pids, worker-N.log   of the running job; may be deleted when none runs
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class StateFolder:
         recovery = self.path / "recovery"
         shutil.rmtree(recovery, ignore_errors=True)
         recovery.mkdir()
-        init_db_dir(recovery, 1)
+        init_db_dir(recovery, 1)  # type: ignore[no-untyped-call]
         self._write(source, parts)
 
     def _write(self, source: str, parts: Sequence[str]) -> None:
@@ -101,7 +101,9 @@ class StateFolder:
             known = set(meta["parts"])
             self.id = meta["id"]
         except (ValueError, KeyError) as error:
-            raise RefusedError(f"{self.path / 'state.json'} is damaged: restore the folder from a backup") from error
+            raise RefusedError(
+                f"{self.path / 'state.json'} is damaged: restore the folder from a backup"
+            ) from error
         if version != FORMAT:
             raise RefusedError(
                 f"the state {self.path} has format {version}, this release reads {FORMAT}: use the release that wrote it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow as pa
 from connectors.training import TrainingWriter
 from dataflows.ingest import Use
 from dataflows.settings import Settings
-from lookback.definition import Definition, Stream, View, evaluate_on_demand
+from lookback.definition import Definition, OnDemand, Stream, View, evaluate_on_demand
 from lookback.definition.compile import Layout
 from lookback.definition.encode import ViewEncoder
 from lookback.errors import UsageError
@@ -36,7 +36,9 @@ def row_stream(definition: Definition, name: str | None) -> Stream:
             raise UsageError(f"there is no stream `{name}`: --stream takes one of {', '.join(streams)}")
         return streams[name]
     if len(streams) > 1:
-        raise UsageError(f"the definition has several streams: name the one that gives the rows, --stream {next(iter(streams))}")
+        raise UsageError(
+            f"the definition has several streams: name the one that gives the rows, --stream {next(iter(streams))}"
+        )
     return next(iter(streams.values()))
 
 
@@ -54,6 +56,13 @@ def _carried(stream: Stream, view: View, name: str) -> bool:
     return field is not None and field.type.kind == view.key_types[index].kind
 
 
+def rows_of(definition: Definition, settings: Settings) -> Rows:
+    """Return what the rows of a replay are made of."""
+    from dataflows.label_rows import LabelRows
+
+    return Rows(definition, settings) if settings.labels is None else LabelRows(definition, settings)
+
+
 class Rows:
     """The training rows of one replay, over one stream's events."""
 
@@ -61,36 +70,51 @@ class Rows:
         """Work out the columns."""
         self._definition = definition
         self._settings = settings
+        self._columns()
+
+    def _columns(self) -> None:
+        definition, settings = self._definition, self._settings
         self.stream = definition.streams[settings.stream]
         self.views, _ = joined_views(definition, self.stream)
         if not self.views:
             raise UsageError(f"no view can be asked as of the events of stream {self.stream.name}")
-        self._on_demand = [
-            one for one in definition.on_demand.values() if set(one.stored) <= set(self._stored_names())
-        ]
-        self._keys = list(dict.fromkeys(self._key_fields()))
-        hidden = {name for one in self._on_demand for name in one.request_fields if name in self.stream.fields}
+        self._on_demand = self._computable(set(self.stream.fields))
+        hidden = {
+            name for one in self._on_demand for name in one.request_fields if name in self.stream.fields
+        }
         self._hidden = sorted(hidden)
         fields = self.stream.fields
-        names = ([self.stream.event_id] if self.stream.event_id else []) + self._keys
-        self._base = list(dict.fromkeys(names))
-        carried = [pa.field(name, fields[name].type.arrow()) for name in self._base]
+        self._base = dict(self._carried_fields())
+        carried = [pa.field(name, fields[field].type.arrow()) for name, field in self._base.items()]
         hidden_fields = [pa.field(_HIDDEN + name, fields[name].type.arrow()) for name in self._hidden]
         self.carried = pa.schema(carried + hidden_fields)
         self.schema = pa.schema([*carried, *_PLACE, *hidden_fields])
 
-    def _stored_names(self) -> list[str]:
-        return [f"{view.name}.{one.name}" for view in self.views for one in view.features]
+    def _computable(self, fields: set[str]) -> list[OnDemand]:
+        """Return the on-demand features that these rows can have, in an order in which each can be computed."""
+        known = {f"{view.name}.{one.name}" for view in self.views for one in view.features}
+        found: list[OnDemand] = []
+        for one in self._definition.on_demand.values():
+            others = {other.name for other in found}
+            if (
+                set(one.stored) <= known
+                and set(one.request_fields) <= fields
+                and set(one.on_demand) <= others
+            ):
+                found.append(one)
+        return found
 
-    def _key_fields(self) -> list[str]:
-        for_rows = []
+    def _carried_fields(self) -> Iterator[tuple[str, str]]:
+        """Yield (column, field) of what a row carries of its event: its id, and the entity keys by their names."""
+        if self.stream.event_id is not None:
+            yield self.stream.event_id, self.stream.event_id
         for view in self.views:
-            for_rows.extend(view.key_fields if view.stream.name == self.stream.name else view.key_names)
-        return for_rows
+            own = view.stream.name == self.stream.name
+            yield from zip(view.key_names, view.key_fields if own else view.key_names, strict=True)
 
     def base_of(self, events: EventBatch) -> pa.RecordBatch:
         """Return what the rows carry themselves, aligned with the events."""
-        names = [*self._base, *self._hidden]
+        names = [*self._base.values(), *self._hidden]
         return pa.RecordBatch.from_arrays([events.fields.column(n) for n in names], schema=self.carried)
 
     def base_columns(self, carried: pa.RecordBatch, time_ms: I64, position: I64) -> list[pa.Array]:
@@ -136,9 +160,11 @@ class Rows:
             return table
         columns = {}
         for name, column in zip(table.column_names, table.columns, strict=True):
-            columns[name.removeprefix(_HIDDEN)] = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+            columns[name.removeprefix(_HIDDEN)] = (
+                column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+            )
         columns["event_time"] = columns["event_time_ms"]
-        found = evaluate_on_demand(self._definition, columns)
+        found = evaluate_on_demand(self._definition, columns, [one.name for one in self._on_demand])
         table = table.drop_columns([_HIDDEN + name for name in self._hidden]) if self._hidden else table
         for one in self._on_demand:
             table = table.append_column(one.name, found[one.name])

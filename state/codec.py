@@ -50,7 +50,7 @@ class Stored:
 
 def encode(
     kind: int,
-    columns: bytes,
+    columns: bytes | memoryview,
     rows: int,
     width: int,
     texts: Sequence[bytes],
@@ -64,7 +64,7 @@ def encode(
     head = _HEAD.pack(
         VERSION, kind, width, len(life) // 8, min(count, _LONG), rows, chunks, covers_ms, newest_ms
     )
-    parts = [head, life]
+    parts: list[bytes | memoryview] = [head, life]
     if count:
         if count >= _LONG:
             parts.append(_U32.pack(count))
@@ -86,7 +86,9 @@ def decode(data: bytes, width: int, life: int, what: str) -> Stored:
         raise StateError(f"{what} is damaged (checksum): restore this state folder from a backup")
     version, kind, got_width, got_life, texts, rows, chunks, covers, newest = _HEAD.unpack_from(data, 4)
     if version != VERSION:
-        raise StateRefused(f"{what} has format {version}, this release reads {VERSION}: use the newer release")
+        raise StateRefused(
+            f"{what} has format {version}, this release reads {VERSION}: use the newer release"
+        )
     if got_width != width or got_life != life:
         raise StateRefused(
             f"{what} has {got_width} words a row and {got_life} of lifetime, not {width} and {life}: "

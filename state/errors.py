@@ -1,7 +1,7 @@
 """Errors of the state.
 
-    StateError           exit 1: the work failed
-    └── StateRefused     exit 3: going on could lose or double events; nothing was changed
+StateError           exit 1: the work failed
+└── StateRefused     exit 3: going on could lose or double events; nothing was changed
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Fault points for crash tests: absent from a run unless LOOKBACK_FAULT is set when the process starts.
 
-    LOOKBACK_FAULT      POINT[:COUNT]          at the COUNT-th time (default 1) that POINT is reached, SIGKILL this
-                                               process, after writing POINT to LOOKBACK_FAULT_FILE
-    LOOKBACK_FAULT_OFF  NAME[,NAME]            switch a protection off (tests prove that each is needed):
-                                               offset_dedupe, synced_batch, served_mark
+LOOKBACK_FAULT      POINT[:COUNT]          at the COUNT-th time (default 1) that POINT is reached, SIGKILL this
+                                           process, after writing POINT to LOOKBACK_FAULT_FILE
+LOOKBACK_FAULT_OFF  NAME[,NAME]            switch a protection off (tests prove that each is needed):
+                                           offset_dedupe, synced_batch, served_mark
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rocksdict import (
     AccessType,
@@ -23,6 +24,8 @@ from rocksdict import (
 )
 
 from state.errors import StateError, StateRefused
+
+T = TypeVar("T")
 
 Put = tuple[bytes, bytes | None]  # None deletes
 
@@ -71,12 +74,13 @@ class Database:
         """Open `path`. Raises StateRefused where it is missing, damaged or in use."""
         self.path = path
         self._read_only = read_only
-        self._make = lambda create: _options(create, block_cache, write_buffer_bytes)
+        self._block_cache = block_cache
+        self._write_buffer_bytes = write_buffer_bytes
         self._write = WriteOptions()
         if durable:
             self._write.sync = True
         else:
-            self._write.disable_wal = True
+            self._write.disable_wal = True  # type: ignore[method-assign, assignment]  # a property; its stub is wrong
         if not create and not (path / "CURRENT").exists():
             raise StateRefused(
                 f"the state shard {path} is missing or not a database: put the folder back from a backup, "
@@ -85,13 +89,16 @@ class Database:
         self._db = self._open(create)
 
     def _open(self, create: bool) -> Rdict:
+        options = _options(create, self._block_cache, self._write_buffer_bytes)
         try:
             if self._read_only:
-                return Rdict(str(self.path), self._make(False), access_type=AccessType.read_only(False))
-            return Rdict(str(self.path), self._make(create))
+                return Rdict(str(self.path), options, access_type=AccessType.read_only(False))
+            return Rdict(str(self.path), options)
         except Exception as error:
             if is_full(error):
-                raise StateError(f"no space left for the state shard {self.path}: make room and start again") from error
+                raise StateError(
+                    f"no space left for the state shard {self.path}: make room and start again"
+                ) from error
             if "lock" in str(error).lower():
                 raise StateRefused(
                     f"the state shard {self.path} is in use: another job runs on this --state; stop it first"
@@ -103,23 +110,23 @@ class Database:
 
     def get(self, key: bytes) -> bytes | None:
         """Return one value."""
-        return self._checked(lambda: self._db.get(key))  # type: ignore[no-any-return]
+        return self._checked(lambda: self._db.get(key))
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of `keys`, in order, None where there is none."""
-        return self._checked(lambda: self._db.get(list(keys)))  # type: ignore[no-any-return]
+        return self._checked(lambda: self._db.get(list(keys))) or []
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield the records with start <= key < stop, in key order."""
         options = ReadOptions()
         options.set_iterate_upper_bound(stop)
-        it = self._checked(lambda: self._db.iter(options))
+        it = self._db.iter(options)
         it.seek(start)
         while it.valid():
             yield bytes(it.key()), bytes(it.value())
             it.next()
         # An iterator ends silently at a damaged block: its status tells.
-        self._checked(lambda: it.status() if hasattr(it, "status") else None)
+        self._checked(it.status)
 
     def write(self, puts: Sequence[Put], wait: Callable[[str], None] | None = None) -> None:
         """Write all of `puts` as one batch, durable on return.
@@ -139,7 +146,9 @@ class Database:
                 return
             except Exception as error:
                 if not is_full(error):
-                    raise StateError(f"the state shard {self.path} can't be written ({_short(error)})") from error
+                    raise StateError(
+                        f"the state shard {self.path} can't be written ({_short(error)})"
+                    ) from error
             self._wait_for_room(wait)
 
     def _wait_for_room(self, wait: Callable[[str], None] | None) -> None:
@@ -174,7 +183,7 @@ class Database:
         """Close; later calls raise StateError."""
         self._db.close()
 
-    def _checked(self, call: Callable[[], object]):  # type: ignore[no-untyped-def]
+    def _checked(self, call: Callable[[], T | None]) -> T | None:
         try:
             return call()
         except Exception as error:

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lookback.windows.plan import ViewPlan
 from state import faults, keys
@@ -67,7 +68,9 @@ class Shard:
     def _check(self, shard: int, shards: int, views: Sequence[ViewSpec]) -> None:
         raw = self._db.get(keys.META)
         if raw is None:
-            raise StateRefused(f"{self.path} holds no shard: restore it from a backup, or name a fresh --state")
+            raise StateRefused(
+                f"{self.path} holds no shard: restore it from a backup, or name a fresh --state"
+            )
         meta = json.loads(raw)
         if meta["format"] != FORMAT:
             raise StateRefused(
@@ -169,7 +172,7 @@ class Shard:
         self._db.close()
 
 
-def read_commit(path: Path) -> Mapping[str, object]:
+def read_commit(path: Path) -> Mapping[str, Any]:
     """Return a shard's last commit as JSON, also while a job has it open (for `lookback status`)."""
     db = Database(path, read_only=True)
     try:

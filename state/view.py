@@ -47,7 +47,9 @@ class ViewState:
         # Per slot: earliest time changed since the last commit (max: clean), and when it was last used.
         self._dirty_from: I64 = np.empty(0, np.int64)
         self._used: I64 = np.empty(0, np.int64)
-        self._over: npt.NDArray[np.bool_] = np.empty(0, bool)  # too long for the online store when last emitted
+        self._over: npt.NDArray[np.bool_] = np.empty(
+            0, bool
+        )  # too long for the online store when last emitted
         self.over_rows = _I64_MAX  # what is too long
         self._tick = 0
 
@@ -60,7 +62,7 @@ class ViewState:
         slots = np.array(found, np.int64)
         missing = np.flatnonzero(slots < 0)
         if len(missing):
-            slots[missing] = self._load([texts[i] for i in missing])
+            slots[missing] = self._load([texts[i] for i in missing.tolist()])
         self._tick += 1
         self._used[slots] = self._tick
         return slots
@@ -143,7 +145,9 @@ class ViewState:
                 bounds.append(keys.read_place(raw))
                 parts.append(self._with_texts(chunk))
             if len(parts) != stored.chunks:
-                raise StateError(f"{what} has {len(parts)} of {stored.chunks} chunks: restore this state from a backup")
+                raise StateError(
+                    f"{what} has {len(parts)} of {stored.chunks} chunks: restore this state from a backup"
+                )
             if stored.rows.shape[1]:
                 bounds.append((int(stored.rows[0, 0]), int(stored.rows[1, 0])))
             self._chunks[slot] = bounds
@@ -242,7 +246,7 @@ class ViewState:
         life_bytes = life.tobytes()
         step = 8 * self.log.life_words
         out: list[Put] = []
-        raw = memoryview(flat).cast("B")
+        raw = memoryview(flat.data).cast("B")
         bounds = starts.tolist()
         covers_list, newest_list, slot_list = covers.tolist(), newest.tolist(), slots.tolist()
         for n, slot in enumerate(slot_list):
@@ -254,7 +258,15 @@ class ViewState:
             head = life_bytes[n * step : (n + 1) * step]
             if rows <= INLINE_ROWS and slot not in self._chunks:
                 record = codec.encode(
-                    codec.ENTITY, raw[8 * a : 8 * b], rows, width, own, head, 0, covers_list[n], newest_list[n]
+                    codec.ENTITY,
+                    raw[8 * a : 8 * b],
+                    rows,
+                    width,
+                    own,
+                    head,
+                    0,
+                    covers_list[n],
+                    newest_list[n],
                 )
                 out.append((keys.entity(self._tag, key), record))
             else:
@@ -314,7 +326,9 @@ class ViewState:
         ends = [*cuts[1:], rows.shape[1]]
         self._chunks[slot] = bounds
         for n in range(first_dirty, len(bounds) - 1):
-            out.append((prefix + keys.place(*bounds[n]), self._record(codec.CHUNK, rows, cuts[n], ends[n], texts)))
+            out.append(
+                (prefix + keys.place(*bounds[n]), self._record(codec.CHUNK, rows, cuts[n], ends[n], texts))
+            )
         if len(bounds) <= 1:  # all fits the tail again
             cuts = [0]
             self._chunks.pop(slot, None)

@@ -83,7 +83,17 @@ def replayed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Tabl
 
 def replay(archive: Path, out: Path, *options: str) -> pa.Table:
     """Replay an archive; return the rows by transaction, without their place."""
-    lookback("replay", str(DEFINITION), "--source", f"archive:{archive}", "--from", "1970-01-01", "--out", str(out), *options)
+    lookback(
+        "replay",
+        str(DEFINITION),
+        "--source",
+        f"archive:{archive}",
+        "--from",
+        "1970-01-01",
+        "--out",
+        str(out),
+        *options,
+    )
     table = load_training(out).arrow().drop_columns(["_topic", "_partition", "_offset"])
     assert len(table) == EVENTS
     return table.sort_by("transaction_id").combine_chunks()
@@ -209,7 +219,9 @@ def compare_store(store: Path, replayed: pa.Table) -> None:
     assert compared > 80_000
     with Client(DEFINITION, f"lmdb:{store}") as client:
         row = int(np.flatnonzero(replayed["customer"].to_numpy() == 596)[-1])
-        reading = client.get({"customer": 596}, at=int(replayed["event_time_ms"][row].as_py()))
+        names = [f"customer_activity.{one.name}" for one in definition.views["customer_activity"].features]
+        at = int(replayed["event_time_ms"][row].as_py())
+        reading = client.get({"customer": 596}, at=at, features=names)
         for name, value in reading.values.items():
             assert value == replayed[name][row].as_py()
 

@@ -36,7 +36,9 @@ def make(path: Path) -> tuple[Database, ViewState]:
     return db, ViewState(SPEC.name, SPEC.fingerprint, PLAN, db)
 
 
-def feed(state: ViewState, rng: np.random.Generator, names: list[str], count: int, start: int, at: int) -> None:
+def feed(
+    state: ViewState, rng: np.random.Generator, names: list[str], count: int, start: int, at: int
+) -> None:
     """Apply `count` rows with random keys and texts, some out of order."""
     code = rng.integers(0, len(names), count)
     time_ms = at + np.sort(rng.integers(0, DAY // 3, count)) - rng.integers(0, 600_000, count)
@@ -158,7 +160,11 @@ def test_a_shard_comes_back_as_committed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shard", "shards", "fingerprint", "message"),
-    [(4, 32, "ab" * 32, "shard 3 of 32"), (3, 16, "ab" * 32, "shard 3 of 32"), (3, 32, "cd" * 32, "fresh --state")],
+    [
+        (4, 32, "ab" * 32, "shard 3 of 32"),
+        (3, 16, "ab" * 32, "shard 3 of 32"),
+        (3, 32, "cd" * 32, "fresh --state"),
+    ],
 )
 def test_another_jobs_shard_is_refused(
     tmp_path: Path, shard: int, shards: int, fingerprint: str, message: str
