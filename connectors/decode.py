@@ -20,7 +20,6 @@ from connectors import decode_typed
 from connectors.batches import BadInput, DeadLetter, DecodedBatch, RawBatch, Reason
 from connectors.decode_json import JsonColumns
 from connectors.decode_message import BadMessage, MessageDecoder, Target, Value, show, targets
-from lookback.errors import SourceError
 from lookback.events import I64, EventBatch
 
 if TYPE_CHECKING:
@@ -143,13 +142,14 @@ class Decoder:
 
     def _typed_column(self, table: pa.Table, target: Target, file: str) -> tuple[pa.Array, Mask | None]:
         index = table.schema.get_field_index(target.source)
-        if index < 0 and target.nullable:
+        if index < 0:
+            decode_typed.check_schema(table.schema, self.targets, file or "the table")
             return pa.nulls(len(table), decode_typed.FINAL_TYPES[target.kind]), None
         try:
             array, fits = decode_typed.convert(whole(table.column(index)), target)
-        except (decode_typed.WrongType, IndexError):
+        except decode_typed.WrongType:
             decode_typed.check_schema(table.schema, self.targets, file or "the table")
-            raise SourceError(f"{file or 'the table'}: column {target.source!r} can't be read") from None
+            raise
         return array, decode_typed.present(array, fits, target.nullable)
 
     def _typed_problem(self, table: pa.Table, row: int) -> BadInput:
