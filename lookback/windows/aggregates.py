@@ -254,5 +254,5 @@ def finalize(features, acc, t, out, status, i):
                 status[column + 1 + j, i] = OK if j < n else DEFAULT
         else:
             word, state = finalize_one(features, f, acc, t)
-            out[column, i] = word
+            out[column, i] = word if state == OK else 0
             status[column, i] = state

@@ -10,11 +10,17 @@ from __future__ import annotations
 
 from lookback.windows.aggregates import finalize
 from lookback.windows.cache import jit
-from lookback.windows.layout import S_BOUNDS, S_COLUMNS, S_LIFE, S_LIMBS
+from lookback.windows.cells import close_cells, plan_walk, truncate_cells
+from lookback.windows.counters import shift_counters, trim_counters
+from lookback.windows.hot import HOT_ROWS, drop_header
+from lookback.windows.layout import G_LANE, G_LANES, S_BOUNDS, S_CELLS, S_COLUMNS, S_LIFE, S_STEPS
+from lookback.windows.numeric import prefetch
 from lookback.windows.rows import (
+    C_NEED,
     M_CAP,
     M_COVERS,
     M_HEAD,
+    M_HOT,
     M_LENGTH,
     M_NEWEST,
     M_OFFSET,
@@ -27,6 +33,8 @@ from lookback.windows.rows import (
 )
 from lookback.windows.scan import find_edges, scan_lane
 
+FAR, NEAR = 12, 6  # how many items ahead a slot's `meta`, and its rows, are fetched
+
 # what to do with each item of a batch
 INSERT = 1  # its row joins the log for good
 EVALUATE = 2  # features are wanted as of it
@@ -36,35 +44,99 @@ NEWEST = 16  # as of the log's newest row, which is the own row and counted
 
 
 @jit
-def evaluate_one(heap, meta, life, shape, bounds, lanes, windows, features, blob, ends, acc, slot, t, high, own, out, status, i):
-    """Evaluate all features of one log at instant t: rows [0, high) are visible, row `own` is its own event."""
+def evaluate_one(
+    heap, meta, life, hot, hot_ctl, shape, bounds, lanes, windows, groups, group_bounds, features, blob, ends,
+    acc, slot, t, high, own, out, status, i,
+):  # fmt: skip
+    """Evaluate all features of one log at instant t: rows [0, high) are visible, `own` is its event's row."""
     cap = meta[slot, M_CAP]
     base = meta[slot, M_OFFSET] + meta[slot, M_HEAD]
     find_edges(heap, base, bounds, t, high, acc)
     at = acc[: shape[S_BOUNDS] + 1]
     start = slot * shape[S_LIFE]
-    for x in range(len(lanes)):
-        scan_lane(heap, base, cap, lanes[x], windows, at, acc, own, life, start, shape[S_LIMBS], blob, ends)
+    for g in range(len(groups)):
+        steps = plan_walk(hot, meta, shape, groups[g], group_bounds, acc, slot, shape[S_STEPS])
+        for x in range(groups[g, G_LANE], groups[g, G_LANE] + groups[g, G_LANES]):
+            scan_lane(
+                heap, base, cap, lanes[x], windows, at, acc, own, life, start, shape, blob, ends,
+                hot, hot_ctl, meta, slot, steps,
+            )  # fmt: skip
     finalize(features, acc, t, out, status, i)
 
 
 @jit
+def place_row(heap, meta, hot, hot_ctl, shape, lanes, blob, ends, slot, t, position, values, i):
+    """Insert an item's row and tell what the log keeps beside its rows; return its index."""
+    own = insert(heap, meta, shape[S_COLUMNS], slot, t, position, values, i)
+    if meta[slot, M_HOT] >= 0:
+        truncate_cells(heap, hot, meta, shape, slot, own)
+        cap, base = meta[slot, M_CAP], meta[slot, M_OFFSET] + meta[slot, M_HEAD]
+        shift_counters(heap, hot, hot_ctl, meta, shape, lanes, base, cap, slot, own, 1, blob, ends)
+    return own
+
+
+@jit
+def take_out_row(heap, meta, hot, hot_ctl, shape, lanes, blob, ends, slot, own):
+    """Undo `place_row`."""
+    if meta[slot, M_HOT] >= 0:
+        cap, base = meta[slot, M_CAP], meta[slot, M_OFFSET] + meta[slot, M_HEAD]
+        shift_counters(heap, hot, hot_ctl, meta, shape, lanes, base, cap, slot, own, -1, blob, ends)
+    remove(heap, meta, shape[S_COLUMNS], slot, own)
+    truncate_cells(heap, hot, meta, shape, slot, own)
+
+
+@jit
+def trim_slot(heap, meta, life, hot, hot_ctl, shape, lanes, blob, ends, slot, before):
+    """Fold and drop a log's rows with time <= before."""
+    if meta[slot, M_HOT] >= 0:
+        cap, base = meta[slot, M_CAP], meta[slot, M_OFFSET] + meta[slot, M_HEAD]
+        dropped = 0
+        while dropped < meta[slot, M_LENGTH] and heap[base + dropped] <= before:
+            dropped += 1
+        if dropped > 0:
+            trim_counters(heap, hot, hot_ctl, meta, shape, lanes, base, cap, slot, dropped, blob, ends)
+    drop_until(heap, meta, life, shape, lanes, slot, before)
+
+
+@jit
+def fetch_ahead(heap, meta, columns, slots, i):
+    """Bring the memory of items to come near: a log's tail is several cache lines, all of them far."""
+    if i + FAR < len(slots):
+        prefetch(meta, slots[i + FAR] * 8)
+    if i + NEAR < len(slots):
+        slot = slots[i + NEAR]
+        cap = meta[slot, M_CAP]
+        if cap > 0:
+            tail = meta[slot, M_OFFSET] + meta[slot, M_HEAD] + meta[slot, M_LENGTH]
+            for c in range(columns):
+                prefetch(heap, tail + c * cap)
+                if c != 1:  # positions matter at the end only
+                    prefetch(heap, tail + c * cap - 8)
+                    prefetch(heap, tail + c * cap - 16)
+
+
+@jit
 def run(
-    heap, meta, life, ctl, shape, bounds, lanes, windows, features, blob, ends, acc,
-    slots, times, positions, values, flags, first, out, status,
+    heap, meta, life, ctl, hot, hot_ctl, shape, bounds, lanes, windows, groups, group_bounds, features,
+    blob, ends, acc, slots, times, positions, values, flags, first, out, status,
 ):  # fmt: skip
-    """Do items first .. n - 1; return n, or the item at which the heap must grow (nothing of it is done)."""
-    columns = shape[S_COLUMNS]
+    """Do items first .. n - 1; return n, or the item at which memory must grow (nothing of it is done)."""
     for i in range(first, len(slots)):
         slot = slots[i]
         flag = flags[i]
         t = times[i]
-        position = positions[i]
         own = -1
+        fetch_ahead(heap, meta, shape[S_COLUMNS], slots, i)
+        if hot_ctl[C_NEED] > 0:
+            return i
+        if flag & (INSERT | REQUEST) and not make_room(heap, meta, ctl, shape[S_COLUMNS], slot, 1):
+            return i
+        if flag & EVALUATE and meta[slot, M_LENGTH] >= HOT_ROWS and shape[S_CELLS] > 0:
+            close_cells(heap, hot, hot_ctl, meta, shape, lanes, windows, acc, slot)
         if flag & (INSERT | REQUEST):
-            if not make_room(heap, meta, ctl, columns, slot, 1):
-                return i
-            own = insert(heap, meta, columns, slot, t, position, values, i)
+            own = place_row(
+                heap, meta, hot, hot_ctl, shape, lanes, blob, ends, slot, t, positions[i], values, i
+            )
         if flag & EVALUATE:
             base = meta[slot, M_OFFSET] + meta[slot, M_HEAD]
             if flag & NEWEST:
@@ -74,23 +146,30 @@ def run(
             elif own >= 0:
                 high = own + 1 if flag & COUNTED else own
             else:
-                high = rank(heap, base, meta[slot, M_CAP], meta[slot, M_LENGTH], t, position)
+                high = rank(heap, base, meta[slot, M_CAP], meta[slot, M_LENGTH], t, positions[i])
             evaluate_one(
-                heap, meta, life, shape, bounds, lanes, windows, features, blob, ends, acc,
-                slot, t, high, own, out, status, i,
+                heap, meta, life, hot, hot_ctl, shape, bounds, lanes, windows, groups, group_bounds,
+                features, blob, ends, acc, slot, t, high, own, out, status, i,
             )  # fmt: skip
         if flag & REQUEST:
-            remove(heap, meta, columns, slot, own)
+            take_out_row(heap, meta, hot, hot_ctl, shape, lanes, blob, ends, slot, own)
         elif flag & INSERT:
             if t > meta[slot, M_NEWEST]:
                 meta[slot, M_NEWEST] = t
             before = max(horizon(meta, shape, slot), meta[slot, M_COVERS])
-            drop_until(heap, meta, life, shape, lanes, slot, before)
+            trim_slot(heap, meta, life, hot, hot_ctl, shape, lanes, blob, ends, slot, before)
     return len(slots)
 
 
 @jit
-def trim(heap, meta, life, shape, lanes, slots, before):
-    """Fold and drop rows with time <= before."""
+def trim(heap, meta, life, hot, hot_ctl, shape, lanes, blob, ends, slots, before):
+    """Fold and drop rows with time <= before[i]."""
     for i in range(len(slots)):
-        drop_until(heap, meta, life, shape, lanes, slots[i], before[i])
+        trim_slot(heap, meta, life, hot, hot_ctl, shape, lanes, blob, ends, slots[i], before[i])
+
+
+@jit
+def forget_hot(hot, hot_ctl, meta, shape, slots):
+    """Drop what logs keep beside their rows."""
+    for i in range(len(slots)):
+        drop_header(hot, hot_ctl, meta, shape, slots[i])

@@ -42,12 +42,17 @@ ACC_WORDS = (1, 3, 3, 3, 3, 3, 3, 3, 5, 2, 3, 3, 2, 1, 2)
 LIFE_WORDS = (1, 3, -1, 2, 2, 2, 2, -1, 7, 2, -1, -1, -1, -1, 1 + LIMBS)
 
 # columns of the lane table
-L_FAMILY, L_COLUMN, L_BIT, L_HIGH, L_PARAM, L_WINDOWS, L_FIRST, L_ACC, L_WORDS, L_LIFE, L_KIND, L_WANT = range(12)
+L_FAMILY, L_COLUMN, L_BIT, L_HIGH, L_PARAM, L_WINDOWS, L_FIRST = range(7)
+L_ACC, L_WORDS, L_LIFE, L_KIND, L_WANT, L_CELL, L_COUNTER = range(7, 14)
+# columns of the group table: lanes with the same near bound, which share one walk over the rows
+G_HIGH, G_FIRST, G_BOUNDS, G_LANE, G_LANES = range(5)
 # columns of the feature table
 F_AGG, F_FAMILY, F_ACC, F_FAMILY2, F_ACC2, F_OUT, F_K, F_DELAY, F_SCALE, F_SCALE2, F_PARAM, F_KIND = range(12)
 # columns of the shape vector
-S_COLUMNS, S_WORDS, S_REACH, S_LIFE, S_BOUNDS, S_SCRATCH, S_LIMBS, S_OUT = range(8)
+S_COLUMNS, S_WORDS, S_REACH, S_LIFE, S_BOUNDS, S_LIMBS, S_STEPS, S_TABLE, S_CELLS, S_COUNTERS = range(10)
 
+STEPS = 4096  # most steps of a walk; a longer one takes rows singly
+SMALL = 128  # by-value lanes over at most so many rows count them anew, longer ones keep counters
 REACH_INFINITE = INT64_MAX
 MAX_SPAN_MS = 2**62  # longest delay + window; event times stay within +- this as well
 
@@ -69,6 +74,10 @@ _FAMILIES = {
     Agg.LAST_K: LAST_K,
     Agg.SEEN_BEFORE: SEEN,
 }
+# families that a block of rows can stand for, by its partial state
+_BLOCK_FAMILIES = {
+    ROWS, SUM_INT, SUM_FLOAT, MIN_INT, MAX_INT, MIN_FLOAT, MAX_FLOAT, WELFORD, ENDS, DECAY,
+}  # fmt: skip
 _KIND_CODES = {Kind.INT: 0, Kind.FLOAT: 1, Kind.TEXT: 2}
 # bits of a COUNTER lane's L_WANT
 WANT_DISTINCT, WANT_TOP, WANT_ENTROPY = 1, 2, 4
@@ -123,7 +132,10 @@ class Layout:
     bounds: I64
     lanes: I64
     windows: I64
+    groups: I64
+    group_bounds: I64
     features: I64
+    scratch_words: int
 
     @property
     def reach_ms(self) -> int:
@@ -134,11 +146,6 @@ class Layout:
     def life_words(self) -> int:
         """Words a slot keeps of its folded rows."""
         return int(self.shape[S_LIFE])
-
-    @property
-    def scratch_words(self) -> int:
-        """Words of scratch an evaluation needs."""
-        return int(self.shape[S_SCRATCH])
 
 
 _LaneKey = tuple[int, int, int, int, int]
@@ -184,21 +191,21 @@ def build_layout(plan: ViewPlan) -> Layout:
     place = {span: i for i, span in enumerate(bounds)}
     reach = reach_ms(plan)
 
-    lanes = np.zeros((len(lane_spans), 12), dtype=np.int64)
+    keys = sorted(lane_spans, key=lambda key: place[key[3]])  # lanes of a group lie together
+    lanes = np.zeros((len(keys), 14), dtype=np.int64)
     windows: list[int] = []
     accs: dict[tuple[_LaneKey, int | None], int] = {}
     scratch = len(bounds) + 1
     life = 0
-    for i, (key, own_spans) in enumerate(lane_spans.items()):
+    for i, key in enumerate(keys):
         family, column, bit, delay, param = key
-        ascending = sorted(own_spans, key=lambda span: MAX_SPAN_MS * 2 if span is None else span)
+        ascending = sorted(lane_spans[key], key=_ascending)
         words = ACC_WORDS[family] + _list_words(plan, key, param)
-        lanes[i, :L_WINDOWS] = (
-            family, -1 if column < 0 else ROW_HEAD + plan.words + column, bit, place[delay], param,
-        )  # fmt: skip
+        head = ROW_HEAD + plan.words
+        lanes[i, :L_WINDOWS] = family, -1 if column < 0 else head + column, bit, place[delay], param
         lanes[i, L_WINDOWS:L_LIFE] = len(ascending), len(windows), scratch, words
         lanes[i, L_LIFE] = -1
-        if None in own_spans and reach != REACH_INFINITE:
+        if None in lane_spans[key] and reach != REACH_INFINITE:
             lanes[i, L_LIFE] = life
             life += LIFE_WORDS[family]
         lanes[i, L_KIND] = 0 if column < 0 else _KIND_CODES[plan.columns[column].kind]
@@ -207,19 +214,55 @@ def build_layout(plan: ViewPlan) -> Layout:
             windows.append(len(bounds) if span is None else place[span])
             accs[key, span] = scratch
             scratch += words
-    limbs = scratch
-    scratch += LIMBS
+    blocks = [i for i, key in enumerate(keys) if key[0] in _BLOCK_FAMILIES and not _by_edges_alone(key)]
+    counters = [i for i, key in enumerate(keys) if key[0] in (COUNTER, SEEN)]
+    for which, column in ((blocks, L_CELL), (counters, L_COUNTER)):
+        lanes[:, column] = -1
+        lanes[which, column] = np.arange(len(which))
+    groups, group_bounds = _groups(keys, lane_spans, place)
 
-    shape = np.zeros(8, dtype=np.int64)
+    shape = np.zeros(10, dtype=np.int64)
     shape[[S_COLUMNS, S_WORDS, S_REACH, S_LIFE]] = ROW_HEAD + plan.width, plan.words, reach, life
-    shape[[S_BOUNDS, S_SCRATCH, S_LIMBS, S_OUT]] = len(bounds), scratch, limbs, plan.out_starts[-1]
+    shape[[S_BOUNDS, S_CELLS, S_COUNTERS]] = len(bounds), len(blocks), len(counters)
+    shape[[S_LIMBS, S_STEPS, S_TABLE]] = scratch, scratch + LIMBS, scratch + LIMBS + 3 * STEPS
     return Layout(
         shape=shape,
         bounds=np.array(bounds, dtype=np.int64),
         lanes=lanes,
         windows=np.array(windows, dtype=np.int64),
+        groups=groups,
+        group_bounds=group_bounds,
         features=_feature_table(plan, accs),
+        # last, the scratch of a by-value count: places, values, counts, a list
+        scratch_words=scratch + LIMBS + 3 * STEPS + 4 * SMALL + int(lanes[:, L_WORDS].max(initial=0)) + 1,
     )
+
+
+def _ascending(span: int | None) -> int:
+    return MAX_SPAN_MS * 2 if span is None else span
+
+
+def _by_edges_alone(key: _LaneKey) -> bool:
+    """Whether a lane needs no rows but those at its windows' edges."""
+    return key[0] in (ROWS, ENDS) and key[2] < 0
+
+
+def _groups(
+    keys: list[_LaneKey], lane_spans: dict[_LaneKey, set[int | None]], place: dict[int, int]
+) -> tuple[I64, I64]:
+    groups: list[list[int]] = []
+    group_bounds: list[int] = []
+    for i, key in enumerate(keys):
+        if not groups or groups[-1][G_HIGH] != place[key[3]]:
+            groups.append([place[key[3]], 0, 0, i, 0])
+        groups[-1][G_LANES] += 1
+    for group in groups:
+        spans: set[int | None] = set()
+        for key in keys[group[G_LANE] : group[G_LANE] + group[G_LANES]]:
+            spans |= lane_spans[key]
+        group[G_FIRST], group[G_BOUNDS] = len(group_bounds), len(spans)
+        group_bounds += [len(place) if span is None else place[span] for span in sorted(spans, key=_ascending)]
+    return np.array(groups, dtype=np.int64).reshape(-1, 5), np.array(group_bounds, dtype=np.int64)
 
 
 def _feature_table(plan: ViewPlan, accs: dict[tuple[_LaneKey, int | None], int]) -> I64:

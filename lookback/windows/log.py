@@ -24,6 +24,15 @@ Bool = npt.NDArray[np.bool_]
 _META_WORDS = 8
 
 
+def _grown(arena: I64, ctl: I64) -> I64:
+    """Return a larger arena with the same contents: by half, or by what is needed."""
+    top, need = int(ctl[rows.C_TOP]), int(ctl[rows.C_NEED])
+    grown = np.empty(max(len(arena) * 3 // 2, top + 2 * need), dtype=np.int64)
+    grown[:top] = arena[:top]
+    ctl[rows.C_NEED] = 0
+    return grown
+
+
 def _words(array: I64) -> I64:
     """Return an array as kernels are compiled for: int64, contiguous, writable (copied where it isn't)."""
     return np.require(array, np.int64, ["C", "W"])
@@ -63,6 +72,8 @@ class ViewLog:
         self._life = np.zeros(0, dtype=np.int64)
         self._ctl = np.zeros(rows.C_FREE + 64, dtype=np.int64)
         self._ctl[rows.C_FREE :] = -1
+        self._hot = np.zeros(64, dtype=np.int64)
+        self._hot_ctl = self._ctl.copy()
         self._acc = np.zeros(self.layout.scratch_words, dtype=np.int64)
         self._slots = 0
         self._free: list[int] = []
@@ -71,7 +82,7 @@ class ViewLog:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays and texts."""
-        return self._heap.nbytes + self._meta.nbytes + self._life.nbytes + self.texts.nbytes
+        return sum(a.nbytes for a in (self._heap, self._meta, self._life, self._hot)) + self.texts.nbytes
 
     # slots
 
@@ -96,7 +107,9 @@ class ViewLog:
 
     def free_slots(self, slots: I64) -> None:
         """Drop the logs of slots; the slots may be given out again."""
-        rows.free_regions(self._heap, self._meta, self._ctl, _words(slots))
+        slots = _words(slots)
+        kernel.forget_hot(self._hot, self._hot_ctl, self._meta, self.layout.shape, slots)
+        rows.free_regions(self._heap, self._meta, self._ctl, slots)
         self._free.extend(slots.tolist())
 
     # rows in, values out
@@ -169,8 +182,9 @@ class ViewLog:
             raise ValueError("a lifetime window of this view needs every row; nothing can be trimmed")
         layout = self.layout
         kernel.trim(
-            self._heap, self._meta, self._life, layout.shape, layout.lanes, _words(slots), _words(before_ms)
-        )
+            self._heap, self._meta, self._life, self._hot, self._hot_ctl, layout.shape, layout.lanes,
+            self.texts.blob, self.texts.ends, _words(slots), _words(before_ms),
+        )  # fmt: skip
 
     # what a log holds
 
@@ -222,6 +236,10 @@ class ViewLog:
         used = np.arange(self._slots, dtype=np.int64)
         newest = self._meta[used, rows.M_NEWEST].copy()
         flat, starts, life, covers = self.export(used)
+        kernel.forget_hot(self._hot, self._hot_ctl, self._meta, self.layout.shape, used)
+        self._hot = np.zeros(64, dtype=np.int64)
+        self._hot_ctl[:] = 0
+        self._hot_ctl[rows.C_FREE :] = -1
         rows.free_regions(self._heap, self._meta, self._ctl, used)
         lengths = np.diff(starts) // self._columns
         caps = np.where(lengths > 0, 2 ** np.ceil(np.log2(np.maximum(lengths, 4))).astype(np.int64), 0)
@@ -238,17 +256,17 @@ class ViewLog:
 
     def _grow(self) -> None:
         """Make the heap larger, by half or by what is needed."""
-        top, need = int(self._ctl[rows.C_TOP]), int(self._ctl[rows.C_NEED])
-        heap = np.empty(max(len(self._heap) * 3 // 2, top + 2 * need), dtype=np.int64)
-        heap[:top] = self._heap[:top]
-        self._heap = heap
+        self._heap = _grown(self._heap, self._ctl)
 
     def _evaluate(self, slots: I64, time_ms: I64, position: I64, values: I64, flags: U8) -> Values:
         n_out = self.plan.out_starts[-1]
         out = Values(
-            np.zeros((n_out, len(slots)), dtype=np.int64),
-            np.full((n_out, len(slots)), Status.DEFAULT, dtype=np.uint8),
+            np.empty((n_out, len(slots)), dtype=np.int64), np.empty((n_out, len(slots)), dtype=np.uint8)
         )
+        unasked = flags & kernel.EVALUATE == 0
+        if unasked.any():
+            out.words[:, unasked] = 0
+            out.status[:, unasked] = Status.DEFAULT
         self._run(slots, time_ms, position, values, flags, out)
         return out
 
@@ -264,10 +282,14 @@ class ViewLog:
         done = 0
         while True:
             done = kernel.run(
-                self._heap, self._meta, self._life, self._ctl, layout.shape, layout.bounds, layout.lanes,
-                layout.windows, layout.features, self.texts.blob, self.texts.ends, self._acc,
+                self._heap, self._meta, self._life, self._ctl, self._hot, self._hot_ctl,
+                layout.shape, layout.bounds, layout.lanes, layout.windows, layout.groups, layout.group_bounds,
+                layout.features, self.texts.blob, self.texts.ends, self._acc,
                 slots, time_ms, position, values, flags, done, out.words, out.status,
             )  # fmt: skip
             if done == len(slots):
                 return
-            self._grow()
+            if self._hot_ctl[rows.C_NEED]:
+                self._hot = _grown(self._hot, self._hot_ctl)
+            else:
+                self._grow()

@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lookback.windows.cache import jit
@@ -30,7 +32,7 @@ LIMBS = 68
 _MASK32 = 0xFFFFFFFF
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def as_float(typingctx: Any, word: Any) -> Any:
     """Read an int64's bits as a float64."""
 
@@ -40,7 +42,7 @@ def as_float(typingctx: Any, word: Any) -> Any:
     return types.float64(types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def as_word(typingctx: Any, number: Any) -> Any:
     """Read a float64's bits as an int64."""
 
@@ -48,6 +50,22 @@ def as_word(typingctx: Any, number: Any) -> Any:
         return builder.bitcast(args[0], context.get_value_type(types.int64))
 
     return types.int64(types.float64), codegen
+
+
+@intrinsic
+def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
+    """Ask the CPU to fetch array[index] (flat, C order) into its caches; any index is harmless."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+        word = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [address, word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
 
 
 @jit

@@ -1,23 +1,22 @@
-"""Scans: what each lane accumulates over the rows of its windows, newest row first.
+"""One lane of one log at one instant: which way its windows are accumulated.
 
-Owns: window edges and the loops over rows. Refuses: what a result means (see `aggregates`).
+Owns: window edges, and lanes that need no walk. Refuses: what a result means (see `aggregates`).
 
     time   ──────┬────────┬───────────┬──▶           rows at[b] <= j < at[high] are in a window
                at[b2]   at[b1]     at[high]          whose far bound is b, near bound is `high`
 
 Windows of a lane ascend, so one pass backward over the rows serves them all, leaving an acc at each edge.
-Float families add within the fixed grid second < minute < hour < day of the clock (docs/adr/0002).
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, check-untyped-defs=False
 # mypy: disallow-untyped-calls=False, disallow-untyped-decorators=False, no-warn-return-any
 
 from __future__ import annotations
 
-from lookback.windows.aggregates import beats, merge, update
+from lookback.windows.aggregates import beats
 from lookback.windows.cache import jit
+from lookback.windows.counters import count_seen, count_values
 from lookback.windows.layout import (
     COUNTER,
-    DECAY,
     ENDS,
     L_ACC,
     L_BIT,
@@ -25,7 +24,6 @@ from lookback.windows.layout import (
     L_FAMILY,
     L_FIRST,
     L_HIGH,
-    L_KIND,
     L_LIFE,
     L_PARAM,
     L_WINDOWS,
@@ -33,28 +31,17 @@ from lookback.windows.layout import (
     LAST_K,
     PREVIOUS,
     ROWS,
+    S_LIMBS,
+    S_STEPS,
+    S_TABLE,
     SEEN,
     SUM_EXACT,
-    SUM_FLOAT,
     SUM_INT,
-    WELFORD,
 )
-from lookback.windows.numeric import (
-    INT64_MAX,
-    INT64_MIN,
-    LIMBS,
-    add_128,
-    as_float,
-    as_word,
-    halves_128,
-    super_add,
-    super_value,
-)
-from lookback.windows.rows import takes_part
+from lookback.windows.numeric import INT64_MIN, LIMBS, add_128, as_float, as_word, super_add, super_value
+from lookback.windows.rows import M_BASE, takes_part
 from lookback.windows.tally import scan_counter
-
-GRID_MS = (1_000, 60_000, 3_600_000, 86_400_000)
-LEVELS = 4
+from lookback.windows.walk import emit_ends, walk_lane
 
 
 @jit
@@ -86,176 +73,19 @@ def find_edges(heap, base, bounds, t, high, at):
 
 
 @jit
-def scan_rows(heap, base, cap, lane, windows, at, acc):
-    """ROWS: how many rows take part."""
-    high = at[lane[L_HIGH]]
-    bit = lane[L_BIT]
-    word = base + (2 + (bit >> 6)) * cap
-    shift = bit & 63
-    n = 0
-    j = high
+def count_rows(lane, windows, at, acc):
+    """ROWS without a filter: a difference of edges."""
     for w in range(lane[L_WINDOWS]):
-        low = at[windows[lane[L_FIRST] + w]]
-        if bit < 0:
-            n = high - low
-        else:
-            for i in range(word + low, word + j):
-                n += (heap[i] >> shift) & 1
-        j = low
-        acc[lane[L_ACC] + w] = n
-
-
-@jit
-def scan_sum_int(heap, base, cap, lane, windows, at, acc):
-    """SUM_INT: exact sums, kept as two sums over halves of words until they are emitted."""
-    bit = lane[L_BIT]
-    word = base + (2 + (bit >> 6)) * cap
-    shift = bit & 63
-    column = base + lane[L_COLUMN] * cap
-    n = 0
-    lows = 0
-    highs = 0
-    j = at[lane[L_HIGH]]
-    for w in range(lane[L_WINDOWS]):
-        low = at[windows[lane[L_FIRST] + w]]
-        if bit < 0:
-            n += j - low
-            for i in range(column + low, column + j):
-                lows += heap[i] & 0xFFFFFFFF
-                highs += heap[i] >> 32
-        else:
-            for i in range(low, j):
-                mask = -((heap[word + i] >> shift) & 1)
-                value = heap[column + i] & mask
-                n -= mask
-                lows += value & 0xFFFFFFFF
-                highs += value >> 32
-        j = low
-        o = lane[L_ACC] + 3 * w
-        acc[o] = n
-        acc[o + 1], acc[o + 2] = halves_128(lows, highs)
-
-
-@jit
-def scan_extreme(heap, base, cap, lane, windows, at, acc):
-    """MIN, MAX: the value that beats the others."""
-    family = lane[L_FAMILY]
-    bit = lane[L_BIT]
-    column = base + lane[L_COLUMN] * cap
-    n = 0
-    best = 0
-    j = at[lane[L_HIGH]]
-    for w in range(lane[L_WINDOWS]):
-        low = at[windows[lane[L_FIRST] + w]]
-        for i in range(low, j):
-            if takes_part(heap, base, cap, bit, i):
-                value = heap[column + i]
-                if n == 0 or beats(family, value, best):
-                    best = value
-                n += 1
-        j = low
-        o = lane[L_ACC] + 3 * w
-        acc[o] = n
-        acc[o + 1] = best
-
-
-@jit
-def fold_levels(family, param, st, o, levels):
-    """Merge the states of levels 0 .. levels - 1 upward into level `levels`, and empty them."""
-    for level in range(levels):
-        merge(family, param, st, o + 3 * level + 3, st, o + 3 * level)
-        st[o + 3 * level] = 0
-        st[o + 3 * level + 1] = 0
-        st[o + 3 * level + 2] = 0
-
-
-@jit
-def emit_levels(family, param, st, o, acc, to):
-    """Write to acc[to:to+3] what all levels amount to, leaving them as they are."""
-    spare = o + 3 * (LEVELS + 1)
-    for x in range(3):
-        acc[to + x] = st[o + x]
-    for level in range(1, LEVELS + 1):
-        for x in range(3):
-            st[spare + x] = acc[to + x]
-            acc[to + x] = st[o + 3 * level + x]
-        merge(family, param, acc, to, st, spare)
-
-
-@jit
-def scan_grid(heap, base, cap, lane, windows, at, acc, st, o):
-    """Float families: rows into seconds, seconds into minutes, hours, days, days into the total.
-
-    st[o:o + 18] is working room: five levels' states and one more.
-    """
-    family = lane[L_FAMILY]
-    param = lane[L_PARAM]
-    floats = lane[L_KIND] == 1
-    bit = lane[L_BIT]
-    column = base + lane[L_COLUMN] * cap
-    counts = lane[L_COLUMN] < 0
-    for x in range(18):
-        st[o + x] = 0
-    second = INT64_MAX
-    minute = INT64_MAX
-    hour = INT64_MAX
-    day = INT64_MAX
-    j = at[lane[L_HIGH]]
-    for w in range(lane[L_WINDOWS]):
-        low = at[windows[lane[L_FIRST] + w]]
-        while j > low:
-            j -= 1
-            time = heap[base + j]
-            if time < second:
-                levels = 1 + (time < minute) + (time < hour) + (time < day)
-                if st[o] or levels > 1:
-                    fold_levels(family, param, st, o, levels)
-                second = time - time % GRID_MS[0]
-                if levels > 1:
-                    minute = time - time % GRID_MS[1]
-                    if levels > 2:
-                        hour = time - time % GRID_MS[2]
-                        if levels > 3:
-                            day = time - time % GRID_MS[3]
-            if takes_part(heap, base, cap, bit, j):
-                value = heap[column + j] if not counts else 1
-                update(family, floats, param, st, o, time, value)
-        emit_levels(family, param, st, o, acc, lane[L_ACC] + 3 * w)
+        acc[lane[L_ACC] + w] = at[lane[L_HIGH]] - at[windows[lane[L_FIRST] + w]]
 
 
 @jit
 def scan_ends(heap, base, cap, lane, windows, at, acc):
-    """ENDS: how many rows take part, and the first and last of them."""
-    bit = lane[L_BIT]
-    column = base + lane[L_COLUMN] * cap
-    valued = lane[L_COLUMN] >= 0
-    n = 0
-    first = 0
-    last = 0
-    j = at[lane[L_HIGH]]
+    """ENDS without a filter: the rows at the edges."""
+    high = at[lane[L_HIGH]]
     for w in range(lane[L_WINDOWS]):
         low = at[windows[lane[L_FIRST] + w]]
-        if bit < 0:
-            if n == 0:
-                last = j - 1
-            n += j - low
-            first = low
-        else:
-            for i in range(j - 1, low - 1, -1):
-                if takes_part(heap, base, cap, bit, i):
-                    if n == 0:
-                        last = i
-                    n += 1
-                    first = i
-        j = low
-        o = lane[L_ACC] + 5 * w
-        acc[o] = n
-        if n > 0:
-            acc[o + 1] = heap[base + first]
-            acc[o + 3] = heap[base + last]
-            if valued:
-                acc[o + 2] = heap[column + first]
-                acc[o + 4] = heap[column + last]
+        emit_ends(heap, base, cap, lane, acc, lane[L_ACC] + 5 * w, high - low, low, high - 1)
 
 
 @jit
@@ -362,28 +192,31 @@ def add_life(lane, acc, life, start):
 
 
 @jit
-def scan_lane(heap, base, cap, lane, windows, at, acc, own, life, start, limbs, blob, ends):
-    """Accumulate one lane over all its windows."""
+def scan_lane(
+    heap, base, cap, lane, windows, at, acc, own, life, start, shape, blob, ends,
+    hot, ctl, meta, slot, steps,
+):  # fmt: skip
+    """Accumulate one lane over all its windows. steps: how many its group's walk has."""
     family = lane[L_FAMILY]
-    if family == ROWS:
-        scan_rows(heap, base, cap, lane, windows, at, acc)
-    elif family == SUM_INT:
-        scan_sum_int(heap, base, cap, lane, windows, at, acc)
-    elif family == SUM_FLOAT or family == WELFORD or family == DECAY:
-        scan_grid(heap, base, cap, lane, windows, at, acc, acc, limbs)
-    elif family == ENDS:
-        scan_ends(heap, base, cap, lane, windows, at, acc)
-    elif family == PREVIOUS:
+    if family == PREVIOUS:
         scan_previous(heap, base, cap, lane, windows, at, acc, own)
     elif family == COUNTER:
-        scan_counter(heap, base, cap, lane, windows, at, acc, blob, ends)
+        if not count_values(heap, base, cap, lane, windows, at, acc, blob, ends, hot, ctl, meta, shape, slot):
+            scan_counter(heap, base, cap, lane, windows, at, acc, shape[S_TABLE], blob, ends)
     elif family == SEEN:
-        scan_seen(heap, base, cap, lane, windows, at, acc, own)
+        if not count_seen(heap, base, cap, lane, windows, at, acc, blob, ends, hot, ctl, meta, shape, slot, own):
+            scan_seen(heap, base, cap, lane, windows, at, acc, own)
     elif family == LAST_K:
         scan_last(heap, base, cap, lane, windows, at, acc)
     elif family == SUM_EXACT:
-        scan_exact(heap, base, cap, lane, at, acc, life, start, limbs)
+        scan_exact(heap, base, cap, lane, at, acc, life, start, shape[S_LIMBS])
+    elif family == ROWS and lane[L_BIT] < 0:
+        count_rows(lane, windows, at, acc)
+    elif family == ENDS and lane[L_BIT] < 0:
+        scan_ends(heap, base, cap, lane, windows, at, acc)
     else:
-        scan_extreme(heap, base, cap, lane, windows, at, acc)
+        base_row = meta[slot, M_BASE]
+        room = shape[S_LIMBS]
+        walk_lane(heap, base, cap, base_row, lane, windows, acc, shape[S_STEPS], steps, hot, -1, room)
     if lane[L_LIFE] >= 0:
         add_life(lane, acc, life, start)

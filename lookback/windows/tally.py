@@ -23,11 +23,15 @@ from lookback.windows.layout import (
     L_WANT,
     L_WINDOWS,
     L_WORDS,
+    SMALL,
     WANT_ENTROPY,
     WANT_TOP,
 )
 from lookback.windows.numeric import as_float, as_word, ln1
 from lookback.windows.rows import takes_part
+
+
+LOG_TERMS = np.array([0.0, 0.0, *(c * ln1(float(c)) for c in range(2, 256))])  # the usual counts' c ln c
 
 
 @jit
@@ -57,60 +61,66 @@ def mix(word):
 
 
 @jit
-def put_top(acc, o, k, counts, n, value, count, kind, blob, ends):
-    """Insert a value into the list acc[o + 3:] of up to k, kept by (count down, value up); return its length."""
+def put_top(acc, o, k, table, tops, n, value, count, kind, blob, ends):
+    """Insert a value into the list acc[o + 3:] of up to k, by count down, value up; return its length.
+
+    table[tops:] holds the counts of those in the list.
+    """
     j = n
     while j > 0 and (
-        counts[j - 1] < count
-        or (counts[j - 1] == count and less(kind, value, acc[o + 3 + j - 1], blob, ends))
+        table[tops + j - 1] < count
+        or (table[tops + j - 1] == count and less(kind, value, acc[o + 3 + j - 1], blob, ends))
     ):
         j -= 1
     if j >= k:
         return n
     n = min(n + 1, k)
     for x in range(n - 1, j, -1):
-        counts[x] = counts[x - 1]
+        table[tops + x] = table[tops + x - 1]
         acc[o + 3 + x] = acc[o + 3 + x - 1]
-    counts[j] = count
+    table[tops + j] = count
     acc[o + 3 + j] = value
     return n
 
 
 @jit
-def entropy_of(counts, n, rows):
-    """Return -sum(c/N ln(c/N)) in nats of counts[:n], which get sorted; N = rows.
-
-    Bits: for each distinct count c, ascending, of m values: total += m * (c/N * (ln N - ln c)).
-    """
-    ordered = np.sort(counts[:n])
-    log_rows = ln1(float(rows))
-    total = 0.0
-    i = 0
-    while i < n:
-        c = ordered[i]
-        same = i
-        while i < n and ordered[i] == c:
-            i += 1
-        total += float(i - same) * (float(c) / float(rows) * (log_rows - ln1(float(c))))
-    return total
+def log_term(count):
+    """Return c ln c as (whole, part): whole + part / 2**52, exactly the float's value."""
+    if count < len(LOG_TERMS):
+        x = LOG_TERMS[count]
+    else:
+        x = float(count) * ln1(float(count))
+    whole = np.int64(x)
+    return whole, np.int64((x - float(whole)) * 4503599627370496.0)
 
 
 @jit
-def scan_counter(heap, base, cap, lane, windows, at, acc, blob, ends):
-    """COUNTER: count each window's values anew. O(rows of the longest window)."""
+def entropy_of(distinct, whole, part, rows):
+    """Return ln N - (sum of c ln c) / N in nats; N = rows, the sum being whole + part / 2**52."""
+    if distinct < 2:
+        return 0.0
+    total = float(whole) + float(part) * 2.220446049250313e-16
+    return max(0.0, ln1(float(rows)) - total / float(rows))
+
+
+@jit
+def scan_counter(heap, base, cap, lane, windows, at, acc, room, blob, ends):
+    """COUNTER: count each window's values anew. O(rows of the longest window).
+
+    acc[room:] is scratch for up to SMALL rows; beyond, memory is taken for the call.
+    """
     bit = lane[L_BIT]
     column = base + lane[L_COLUMN] * cap
-    kind = lane[L_KIND]
     k = lane[L_WORDS] - 3
     j = at[lane[L_HIGH]]
     most = j - at[windows[lane[L_FIRST] + lane[L_WINDOWS] - 1]]
     size = 16
     while size < 2 * most:
         size *= 2
-    place = np.full(size, -1, np.int64)
-    values = np.empty(most + 1, np.int64)
-    counts = np.empty(most + 1, np.int64)
-    tops = np.empty(k + 1, np.int64)
+    table = acc[room:] if most <= SMALL else np.empty(2 * size + k + 1, np.int64)
+    values, counts, tops = size, size + size // 2, 2 * size
+    for h in range(size):
+        table[h] = -1
     n = 0
     rows = 0
     for w in range(lane[L_WINDOWS]):
@@ -121,22 +131,30 @@ def scan_counter(heap, base, cap, lane, windows, at, acc, blob, ends):
             rows += 1
             word = heap[column + i]
             h = mix(word) & (size - 1)
-            while place[h] >= 0 and values[place[h]] != word:
+            while table[h] >= 0 and table[values + table[h]] != word:
                 h = (h + 1) & (size - 1)
-            if place[h] < 0:
-                place[h] = n
-                values[n] = word
-                counts[n] = 0
+            if table[h] < 0:
+                table[h] = n
+                table[values + n] = word
+                table[counts + n] = 0
                 n += 1
-            counts[place[h]] += 1
+            table[counts + table[h]] += 1
         j = low
         o = lane[L_ACC] + lane[L_WORDS] * w
         acc[o] = n
-        acc[o + 2] = 0
         if lane[L_WANT] & WANT_TOP:
             length = 0
             for v in range(n):
-                length = put_top(acc, o, k, tops, length, values[v], counts[v], kind, blob, ends)
+                value, count = table[values + v], table[counts + v]
+                length = put_top(acc, o, k, table, tops, length, value, count, lane[L_KIND], blob, ends)
             acc[o + 2] = length
         if lane[L_WANT] & WANT_ENTROPY:
-            acc[o + 1] = as_word(entropy_of(counts, n, rows) if n else 0.0)
+            whole = 0
+            part = 0
+            for v in range(n):
+                more, rest = log_term(table[counts + v])
+                whole += more
+                part += rest
+                whole += part >> 52
+                part &= (1 << 52) - 1
+            acc[o + 1] = as_word(entropy_of(n, whole, part, rows))

@@ -1,0 +1,97 @@
+"""Memory for what long logs keep beside their rows: closed cells and counters by value.
+
+Owns: the second arena and each long log's header in it. Refuses: anything that could change a result: all
+of it can be dropped at any time and is made again from the rows.
+
+    arena  := region*                    each 2**class words
+    header := checked start[4] (offset cap first count)[4] counter[counters] spare[counters]
+
+Rows are named by their *absolute* number here: index in the log plus the number of rows it ever dropped.
+checked: rows below it have been looked at for closed cells. start[l]: first row of the level-l cell of row
+checked - 1. The four words after it describe a level's list of cells (see `cells`). counter[c]: offset of a
+counter (see `counters`), -1 without one; spare[c]: the room it wants next time.
+"""
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, check-untyped-defs=False
+# mypy: disallow-untyped-calls=False, disallow-untyped-decorators=False, no-warn-return-any
+
+from __future__ import annotations
+
+from lookback.windows.cache import jit
+from lookback.windows.layout import S_CELLS, S_COUNTERS
+from lookback.windows.rows import C_FREE, C_NEED, C_TOP, M_BASE, M_HOT
+
+H_CHECKED, H_START, H_LIST, H_COUNTER = 0, 1, 5, 21
+COUNTER_SIZE = 4  # where a counter keeps its own size in words
+HOT_ROWS = 64  # logs below this many rows keep nothing
+
+
+@jit
+def word_class(words):
+    """Return the smallest c with 2**c >= words."""
+    c = 4
+    while (1 << c) < words:
+        c += 1
+    return c
+
+
+@jit
+def hot_take(hot, ctl, words):
+    """Return the offset of a region of at least `words` words, or -1; then the arena must grow."""
+    c = word_class(words)
+    free = ctl[C_FREE + c]
+    if free >= 0:
+        ctl[C_FREE + c] = hot[free]
+        return free
+    top = ctl[C_TOP]
+    if top + (1 << c) > len(hot):
+        ctl[C_NEED] = max(ctl[C_NEED], 1 << c)
+        return -1
+    ctl[C_TOP] = top + (1 << c)
+    return top
+
+
+@jit
+def hot_give(hot, ctl, offset, words):
+    """Put a region of `words` words on its free list."""
+    c = word_class(words)
+    hot[offset] = ctl[C_FREE + c]
+    ctl[C_FREE + c] = offset
+
+
+@jit
+def open_header(hot, ctl, meta, shape, slot):
+    """Return a log's header, made when it has none yet; -1 without room."""
+    h = meta[slot, M_HOT]
+    if h >= 0:
+        return h
+    words = H_COUNTER + 2 * shape[S_COUNTERS]
+    h = hot_take(hot, ctl, words)
+    if h < 0:
+        return -1
+    for x in range(words):
+        hot[h + x] = 0
+    hot[h + H_CHECKED] = meta[slot, M_BASE]
+    for level in range(4):
+        hot[h + H_START + level] = meta[slot, M_BASE]
+    for c in range(shape[S_COUNTERS]):
+        hot[h + H_COUNTER + c] = -1
+    meta[slot, M_HOT] = h
+    return h
+
+
+@jit
+def drop_header(hot, ctl, meta, shape, slot):
+    """Give back all that a log keeps beside its rows."""
+    h = meta[slot, M_HOT]
+    if h < 0:
+        return
+    for level in range(4):
+        cap = hot[h + H_LIST + 4 * level + 1]
+        if cap > 0:
+            hot_give(hot, ctl, hot[h + H_LIST + 4 * level], cap * (2 + 3 * shape[S_CELLS]))
+    for c in range(shape[S_COUNTERS]):
+        counter = hot[h + H_COUNTER + c]
+        if counter >= 0:
+            hot_give(hot, ctl, counter, hot[counter + COUNTER_SIZE])
+    hot_give(hot, ctl, h, H_COUNTER + 2 * shape[S_COUNTERS])
+    meta[slot, M_HOT] = -1
