@@ -199,7 +199,7 @@ class Client:
             parts = (
                 entity if event is None or view.stream is not source else _with_event_key(view, entity, event)
             )
-            lookups.append(Lookup(view.fingerprint, view.key_text(parts), view.plan))
+            lookups.append(Lookup(view.fingerprint, view.key_text(parts), view.plan, values=False))
         return lookups
 
     # ---- what to answer

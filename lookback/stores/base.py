@@ -110,7 +110,8 @@ class Record:
     """What a store holds of one entity.
 
     rows: int64[2 + width, m] sorted by (time, position), all later than covers_from_ms; TEXT columns index
-    `texts`. words: int64[n_out] as of as_of_ms, TEXT words index `texts`. stale: the rows passed the store's
+    `texts`. words: int64[n_out] as of as_of_ms, TEXT words index `texts`
+    (see `Lookup.values`). stale: the rows passed the store's
     limit and were dropped; only words and status tell anything.
     """
 
@@ -129,11 +130,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Lookup:
-    """One record to read."""
+    """One record to read.
+
+    values: without them a store may leave `words` and `status` of a record that is not stale empty; a
+    reader that evaluates the rows has no use for them.
+    """
 
     fingerprint: str
     key: str
     plan: ViewPlan
+    values: bool = True
 
 
 class StoreWriter(Protocol):

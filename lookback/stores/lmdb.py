@@ -44,7 +44,8 @@ class LmdbStore:
         self.path = Path(path).expanduser()
         self.env = Environment.acquire(self.path, write=write, first_map_bytes=first_map_bytes)
         self._writable = write
-        self._layouts: dict[str, Layout] = {}
+        self._opened = 0
+        self._views: dict[str, tuple[Databases, Layout]] = {}
         self._closed = False
 
     # ---- who writes
@@ -114,26 +115,41 @@ class LmdbStore:
 
     def read(self, lookups: Sequence[Lookup]) -> list[Record | None]:
         """Return each record as of one moment, None where the entity is unknown."""
-        opened = [databases(self.env, lookup.fingerprint, create=False) for lookup in lookups]
-        records: list[Record | None] = []
-        with self.env.reading() as txn:
-            for lookup, dbs in zip(lookups, opened, strict=True):
-                if dbs is None:
-                    raise StoreError(
-                        f"the online store {self.path} has never seen a view with fingerprint "
-                        f"{lookup.fingerprint[:12]}: run the job with this definition."
-                    )
-                layout = self._layouts.get(lookup.fingerprint)
-                if layout is None:
-                    layout = self._layouts[lookup.fingerprint] = layout_of(lookup.plan)
-                try:
-                    records.append(_read(txn, dbs, layout, lookup.key))
-                except (StoreError, RefusedError) as error:
-                    raise type(error)(
-                        f"the online store {self.path} can't give entity {lookup.key!r} of view "
-                        f"{lookup.fingerprint[:12]}: {error}"
-                    ) from None
-        return records
+        while True:
+            views = [self._view(lookup) for lookup in lookups]
+            with self.env.reading() as txn:
+                if self._opened == self.env.opened:
+                    return [
+                        self._one(txn, *view, lookup) for view, lookup in zip(views, lookups, strict=True)
+                    ]
+            # another thread opened the files anew just now: the handles belong to the old ones
+
+    def _one(
+        self, txn: lmdb.Transaction[memoryview], dbs: Databases, layout: Layout, lookup: Lookup
+    ) -> Record | None:
+        try:
+            return _read(txn, dbs, layout, lookup)
+        except (StoreError, RefusedError) as error:
+            raise type(error)(
+                f"the online store {self.path} can't give entity {lookup.key!r} of view "
+                f"{lookup.fingerprint[:12]}: {error}"
+            ) from None
+
+    def _view(self, lookup: Lookup) -> tuple[Databases, Layout]:
+        """Return a view's open databases and layout; raises StoreError for one never written."""
+        if self._opened != self.env.opened:  # handles belong to one opening of the files
+            self._views.clear()
+            self._opened = self.env.opened
+        known = self._views.get(lookup.fingerprint)
+        if known is None:
+            dbs = databases(self.env, lookup.fingerprint, create=False)
+            if dbs is None:
+                raise StoreError(
+                    f"the online store {self.path} has never seen a view with fingerprint "
+                    f"{lookup.fingerprint[:12]}: run the job with this definition."
+                )
+            known = self._views[lookup.fingerprint] = (dbs, layout_of(lookup.plan))
+        return known
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -142,12 +158,12 @@ class LmdbStore:
             self.env.release()
 
 
-def _read(txn: lmdb.Transaction[memoryview], dbs: Databases, layout: Layout, text: str) -> Record | None:
-    key = pack_key(text)
+def _read(txn: lmdb.Transaction[memoryview], dbs: Databases, layout: Layout, lookup: Lookup) -> Record | None:
+    key = pack_key(lookup.key)
     raw = txn.get(key, db=dbs.values)
     if raw is None:
         return None
-    head = unpack_record(raw, layout, text)
+    head = unpack_record(raw, layout, lookup.key, lookup.values)
     blocks = []
     if head.flags & STALE:
         rows = np.empty((layout.row_words, 0), np.int64)
@@ -159,7 +175,8 @@ def _read(txn: lmdb.Transaction[memoryview], dbs: Databases, layout: Layout, tex
             blocks = read_texts(txn, dbs, key, head.dictionary)
     if head.texts is not None:
         own = head.dictionary + 1
-        head.words[list(layout.texts.outputs)] += own
+        if head.words.size:
+            head.words[list(layout.texts.outputs)] += own
         for _, word in layout.texts.lives:
             head.life[word] += own
         blocks.append(head.texts)

@@ -8,15 +8,18 @@ the process is open: so there is one `Environment` a path, counted, and a gate t
 
 The data file is written through a shared map (a commit then costs a fifth of what it costs by `pwrite`).
 Such a map kills the process with SIGBUS where the disk has no room for a page, so the file's blocks are
-allocated before the map grows over them, and a full disk is an ordinary error there. Only one process
-allocates at a time (it holds LMDB's writer lock).
+allocated before the map grows over them, and a full disk is an ordinary error there. LMDB cuts the file to
+the map it is about to make, so a writer only ever maps the file's whole length, and looks at that length,
+extends it and maps it under one lock (`flock` of the folder).
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +38,7 @@ FIRST_MAP_BYTES = 16 << 20
 MAX_GROWTH_BYTES = 1 << 30
 MAX_DATABASES = 1024
 MAX_READERS = 1022
+LOOK_EVERY_S = 1.0  # a reader looks this often whether the folder was replaced by another one
 ROOM = getattr(os, "posix_fallocate", None)  # without it (macOS) the file is written by pwrite
 
 
@@ -51,9 +55,13 @@ class Environment:
         self._users = 0
         self._first_map_bytes = first_map_bytes
         self._gate = threading.Condition()
-        self._active = 0
+        self._active = 0  # transactions open,
+        self._changes = 0  # changes of the map under way or waiting for them to end
         self._dbs: dict[bytes, lmdb._Database] = {}
         self._env: lmdb.Environment | None = None
+        self._look_again = time.monotonic() + LOOK_EVERY_S
+        self._opened_inode: int | None = None
+        self.opened = 0  # counts openings: handles of databases are good for one of them
 
     @classmethod
     def acquire(cls, path: Path, *, write: bool, first_map_bytes: int = FIRST_MAP_BYTES) -> Environment:
@@ -172,6 +180,8 @@ class Environment:
 
     def _enter(self) -> None:
         with self._gate:
+            while self._changes:  # else readers that take turns would keep a change waiting for ever
+                self._gate.wait()
             self._active += 1
 
     def _leave(self) -> None:
@@ -183,11 +193,18 @@ class Environment:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         with self._gate:
-            while self._active:
-                self._gate.wait()
-            yield
+            self._changes += 1
+            try:
+                while self._active:
+                    self._gate.wait()
+                yield
+            finally:
+                self._changes -= 1
+                self._gate.notify_all()
 
     def _begin_read(self) -> lmdb.Transaction[memoryview]:
+        if time.monotonic() > self._look_again:
+            self._follow()
         while True:
             self._enter()
             try:
@@ -202,6 +219,19 @@ class Environment:
                 self._leave()
                 raise
 
+    def _follow(self) -> None:
+        """Open the files that are at the path now, where somebody replaced those that are open."""
+        self._look_again = time.monotonic() + LOOK_EVERY_S
+        if not self.writable and self._inode() != self._opened_inode:
+            with self._exclusive():
+                self._reopen(False)
+
+    def _inode(self) -> int | None:
+        try:
+            return (self.path / "data.mdb").stat().st_ino
+        except OSError:
+            return None
+
     # ---- opening and growing, all within the gate
 
     def _reopen(self, write: bool) -> None:
@@ -214,24 +244,36 @@ class Environment:
                 f"there is no online store at {self.path}: start `lookback run` with --store "
                 f"lmdb:{self.path}, or name the folder it writes to."
             )
-        size = max(self._first_map_bytes, data.stat().st_size if data.exists() else 0)
         try:
-            self._env = lmdb.open(
-                str(self.path), map_size=size, max_dbs=MAX_DATABASES, max_readers=MAX_READERS,
-                max_spare_txns=8, readonly=not write, create=write, sync=not write, metasync=not write,
-                writemap=write and ROOM is not None, map_async=write, readahead=False, lib_version=0,
-            )  # fmt: skip
-            self.writable = write
             if write:
-                self._env.reader_check()
-                self._allocate(size)
-            self._check_format(write)
+                with self._sizing():  # and so nobody grows the file while its format is looked at
+                    self._open_files(True)
+                    self._check_format(True)
+            else:
+                self._open_files(False)
+                self._check_format(False)
         except (lmdb.Error, OSError) as error:
             self._close()
             raise self.failed(error) from None
         except LookbackError:
             self._close()
             raise
+
+    def _open_files(self, write: bool) -> None:
+        length = self._length()
+        size = length or self._first_map_bytes
+        self._env = lmdb.open(
+            str(self.path), map_size=size, max_dbs=MAX_DATABASES, max_readers=MAX_READERS,
+            max_spare_txns=8, readonly=not write, create=write, sync=not write, metasync=not write,
+            writemap=write and ROOM is not None, map_async=write, readahead=False, lib_version=0,
+        )  # fmt: skip
+        self.writable = write
+        self.opened += 1
+        self._opened_inode = self._inode()
+        if write:
+            self._env.reader_check()
+            if not length:
+                self._allocate(0, size)
 
     def _close(self) -> None:
         self._dbs.clear()
@@ -240,7 +282,12 @@ class Environment:
             self._env = None
 
     def _check_format(self, write: bool) -> None:
-        with self.env.begin(write=write) as txn:
+        try:
+            begun = self.env.begin(write=write)
+        except lmdb.MapResizedError:  # a writer grew the file since it was opened
+            self.env.set_mapsize(0)
+            begun = self.env.begin(write=write)
+        with begun as txn:
             found = txn.get(FORMAT_KEY)
             if found == FORMAT:
                 return
@@ -256,37 +303,59 @@ class Environment:
                 raise StoreError(f"the online store {self.path} is empty: start `lookback run` first.")
             txn.put(FORMAT_KEY, FORMAT)
 
-    def _allocate(self, size: int) -> None:
-        """Reserve the disk's blocks for a map of `size` bytes; raises OSError where there is no room."""
-        if ROOM is None:
+    @contextmanager
+    def _sizing(self) -> Iterator[None]:
+        """Keep other processes from changing the file's length."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _length(self) -> int:
+        try:
+            return (self.path / "data.mdb").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _allocate(self, length: int, size: int) -> None:
+        """Reserve the disk's blocks from `length` to `size`; raises OSError where there is no room."""
+        if ROOM is None or size <= length:
             return
-        with self.env.begin(write=True):  # LMDB's writer lock: nobody writes through the map meanwhile
-            fd = os.open(self.path / "data.mdb", os.O_RDWR | os.O_CLOEXEC)
-            try:
-                ROOM(fd, 0, size)
-            finally:
-                os.close(fd)
+        fd = os.open(self.path / "data.mdb", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            ROOM(fd, length, size - length)
+        except OSError:
+            if length:  # what was reserved before the disk was full is given back
+                os.ftruncate(fd, length)
+            raise
+        finally:
+            os.close(fd)
 
     def _grow(self) -> None:
         """Double the map, by MAX_GROWTH_BYTES at most, or catch up with a process that did."""
-        with self._exclusive():
-            now = int(self.env.info()["map_size"])
-            there = (self.path / "data.mdb").stat().st_size
-            size = there if there > now else now + min(now, MAX_GROWTH_BYTES)
-            try:
-                self._allocate(size)
-                self.env.set_mapsize(size)
-            except lmdb.MapResizedError:
-                self.env.set_mapsize(0)
-            except (lmdb.Error, OSError) as error:
-                raise self.failed(error) from None
+        try:
+            with self._exclusive(), self._sizing():
+                mapped, length = int(self.env.info()["map_size"]), self._length()
+                if length <= mapped:
+                    length = mapped + min(mapped, MAX_GROWTH_BYTES)
+                    self._allocate(mapped, length)
+                self.env.set_mapsize(length)
+        except (lmdb.Error, OSError) as error:
+            raise self.failed(error) from None
 
     def _adopt(self) -> None:
-        with self._exclusive():
-            try:
-                self.env.set_mapsize(0)
-            except lmdb.Error as error:
-                raise self.failed(error) from None
+        """Map what another process has added to the file."""
+        try:
+            if not self.writable:
+                with self._exclusive():
+                    self.env.set_mapsize(0)
+                return
+            with self._exclusive(), self._sizing():
+                self.env.set_mapsize(max(self._length(), int(self.env.info()["map_size"])))
+        except (lmdb.Error, OSError) as error:
+            raise self.failed(error) from None
 
     def _recover(self) -> None:
         """Open again after LMDB gave its handle up (a failed write of its head page)."""

@@ -32,7 +32,7 @@ from lookback.windows.plan import ROW_HEAD, ViewPlan
 
 VERSION = 1
 MAX_KEY_TEXT = 480  # LMDB's keys end at 511 bytes
-CHUNK_TEXTS = 32
+CHUNK_TEXTS = 64
 STALE = 1  # flag: rows were dropped
 HASHED = 2  # flag: the key's text follows
 
@@ -187,6 +187,10 @@ def pack_records(
     return [part + seal(crc32(part)) for part in parts]
 
 
+_NO_WORDS: I64 = np.empty(0, np.int64)
+_NO_STATUS: U8 = np.empty(0, np.uint8)
+
+
 @dataclass(frozen=True)
 class Unpacked:
     """One record, checked; `texts` are those of its text outputs, then of its lifetime accumulators."""
@@ -205,8 +209,8 @@ class Unpacked:
     texts: TextBlock | None
 
 
-def unpack_record(raw: bytes | memoryview, layout: Layout, key_text: str) -> Unpacked:
-    """Return a record, checked against its view and its key.
+def unpack_record(raw: bytes | memoryview, layout: Layout, key_text: str, values: bool = True) -> Unpacked:
+    """Return a record, checked against its view and its key; without `values` its head and life alone.
 
     Raises: StoreError when it is damaged, RefusedError when its version is newer.
     """
@@ -221,8 +225,12 @@ def unpack_record(raw: bytes | memoryview, layout: Layout, key_text: str) -> Unp
     end = HEAD_STRUCT.size + 9 * outputs + 8 * lives
     if outputs != layout.outputs or end + 4 > len(raw):
         raise StoreError(f"the record has {outputs} outputs, the view {layout.outputs}.")
-    body = np.frombuffer(raw, "<i8", outputs + lives, HEAD_STRUCT.size).astype(np.int64)
-    status = np.frombuffer(raw, np.uint8, outputs, end - outputs).copy()
+    words, status, life = _NO_WORDS, _NO_STATUS, _NO_WORDS
+    if values or flags & STALE:
+        words = np.frombuffer(raw, "<i8", outputs, HEAD_STRUCT.size).astype(np.int64)
+        status = np.frombuffer(raw, np.uint8, outputs, end - outputs).copy()
+    if lives:
+        life = np.frombuffer(raw, "<i8", lives, HEAD_STRUCT.size + 8 * outputs).astype(np.int64)
     count = len(layout.texts.outputs) + len(layout.texts.lives) + (1 if flags & HASHED else 0)
     texts = unpack_block(raw, count, end, len(raw) - 4) if count or len(raw) > end + 4 else None
     if flags & HASHED and texts is not None:
@@ -232,5 +240,5 @@ def unpack_record(raw: bytes | memoryview, layout: Layout, key_text: str) -> Unp
         texts = TextBlock(texts.lengths[:-1], texts.utf8[:own])
     return Unpacked(
         flags, rows, dictionary, event, as_of, sequence, watermark, covers,
-        body[:outputs], status, body[outputs:], texts,
+        words, status, life, texts if words.size or lives else None,
     )  # fmt: skip

@@ -34,9 +34,12 @@ def encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def decode(raw: bytes) -> str:
+def decode(raw: bytes | bytearray) -> str:
     """Return the text of bytes: the inverse of `encode`."""
     return raw.decode("utf-8", "surrogatepass")
+
+
+_NONE = np.zeros(0, np.uint32)
 
 
 class StoredTexts(TextTable):
@@ -50,16 +53,15 @@ class StoredTexts(TextTable):
     """
 
     def __init__(self, blocks: Sequence[TextBlock] = ()) -> None:
-        lengths = [block.lengths for block in blocks]
-        count = 1 + sum(map(len, lengths))
-        self._ends = np.zeros(count + 1, np.int64)
-        if count > 1:
-            np.cumsum(np.concatenate(lengths), out=self._ends[2:])
-        utf8 = b"".join([block.utf8 for block in blocks])
-        self._blob = np.empty(len(utf8) + 1, np.uint8)
-        self._blob[:-1] = np.frombuffer(utf8, np.uint8)
-        self._utf8 = utf8
-        self._count = count
+        if len(blocks) == 1:
+            lengths = blocks[0].lengths
+        else:
+            lengths = np.concatenate([block.lengths for block in blocks]) if blocks else _NONE
+        self._count = 1 + len(lengths)
+        self._ends = np.zeros(len(lengths) + 2, np.int64)
+        lengths.cumsum(out=self._ends[2:])
+        self._utf8 = bytearray(b"").join([*(block.utf8 for block in blocks), b"\0"])
+        self._blob = np.frombuffer(self._utf8, np.uint8)
         self._table: dict[str, int] | None = None
 
     def __len__(self) -> int:
@@ -99,7 +101,7 @@ class StoredTexts(TextTable):
             block = block_of(new)
             ends = self._ends[-1] + np.cumsum(block.lengths, dtype=np.int64)
             self._ends = np.concatenate([self._ends, ends])
-            self._utf8 += bytes(block.utf8)
-            self._blob = np.frombuffer(self._utf8 + b"\0", np.uint8).copy()
+            self._utf8 = bytearray(b"").join([self._utf8[:-1], block.utf8, b"\0"])
+            self._blob = np.frombuffer(self._utf8, np.uint8)
             self._count += len(new)
         return np.array(out, np.int64)
