@@ -19,8 +19,10 @@ import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -32,6 +34,7 @@ from examples.card_fraud.payments import DAY_MS, MINUTE_MS
 from examples.card_fraud.plot import draw
 from examples.card_fraud.replayed import history, last_rows
 from examples.card_fraud.show import Show
+from lookback.client import Client
 from lookback.definition import Definition, load
 from lookback.errors import LookbackError
 from lookback.stores.base import open_store
@@ -52,10 +55,12 @@ PLOTTED = (
 class Demo:
     """One run of the demo in one folder."""
 
-    def __init__(self, out: Path, features: Path, events: int, show: Show) -> None:
-        self.out, self.features, self.events, self.show = out, features, events, show
+    def __init__(self, out: Path, features: Path, events: int, show: Show, partitions: int = 4) -> None:
+        self.out, self.features, self.show = out, features, show
+        self.events, self.partitions = events, partitions
         self.definition: Definition = load(features)
         self.card = self.definition.views["card_activity"]
+        self.card_features = [f"{self.card.name}.{feature.name}" for feature in self.card.features]
         self.source = f"archive:{out / 'events'}"
         self.store = f"lmdb:{out / 'store'}"
         self.facts: Facts
@@ -77,7 +82,7 @@ class Demo:
         """Write the archive."""
         self.show.step(f"Making {self.events:,} card payments")
         started = time.monotonic()
-        self.facts = facts = generate(self.out / "events", events=self.events)
+        self.facts = facts = generate(self.out / "events", events=self.events, partitions=self.partitions)
         self.show.note(
             f"{facts.cards:,} cards, {facts.merchants:,} merchants, {facts.partitions} partitions, "
             f"{day(facts.first_ms)} to {day(facts.last_ms)}; {facts.fraud:,} payments are fraud"
@@ -106,12 +111,12 @@ class Demo:
         return max(0.0, (event_time_ms - self.facts.first_ms) / span_ms)
 
     def live_until_killed(self) -> None:
-        """Run the job, show the attacked card when the job gets there, kill it half-way."""
+        """Run the job, read the attacked card as a model would when the job gets there, kill it half-way."""
         self.show.step("Running the live job to LMDB, until it is killed half-way")
-        facts = self.facts
         hot = [f"c{i:06d}" for i in range(HOT_CARDS)]
-        self.watch = Watch(self.store, self.card, [facts.attacked_card, *hot])
-        shown = False
+        self.watch = Watch(self.store, self.card, [self.facts.attacked_card, *hot])
+        client: Client | None = None
+        shown, reached = False, 0.0
         job = self._job("run-1.log")
         try:
             with self.show.bar("event time") as bar:
@@ -120,10 +125,11 @@ class Demo:
                     # The slowest of some busy cards is a fair measure of how far all partitions are.
                     reached = min(self._share(ms) for ms in hot_ms)
                     bar.at(reached, f"{self.watch.counted():,} payments of {len(hot) + 1} cards counted")
-                    if not shown and attacked_ms is not None and attacked_ms >= self._under_attack_ms:
-                        self._read_card(
-                            f"the job has reached the attack on {facts.attacked_card}:", self._under_attack_ms
-                        )
+                    if client is None and reached > 0:
+                        client = Client(self.definition, self.store)
+                        client.get({"card": hot[0]}, features=self.card_features)  # loads the kernels
+                    if client and not shown and (attacked_ms or 0) >= self._under_attack_ms:
+                        self._read_under_attack(client)
                         shown = True
                     if shown and reached >= KILL_AT:
                         break
@@ -132,7 +138,18 @@ class Demo:
                     raise DemoError("the job ended before it could be killed half-way; use more --events")
         finally:
             job.kill()
-        self.show.note(f"SIGKILL at {KILL_AT:.0%} of the event time: no goodbye, no last commit", "bold red")
+            if client is not None:
+                client.close()
+        self.show.note(f"SIGKILL at {reached:.0%} of the event time: no goodbye, no last commit", "bold red")
+
+    def _read_under_attack(self, client: Client) -> None:
+        card, at_ms = self.facts.attacked_card, self._under_attack_ms
+        started = time.perf_counter()
+        reading = client.get({"card": card}, features=self.card_features, at=at_ms)
+        took_ms = (time.perf_counter() - started) * 1000
+        self.show.note(f"the job has reached the attack on {card}; as of {instant(at_ms)}", "bold")
+        self.show.note(f'client.get({{"card": "{card}"}}, at={at_ms}) took {took_ms:.2f} ms', "dim")
+        self._show_values(reading.values, reading.status)
 
     def live_to_the_end(self) -> None:
         """Start the killed job again and let it end."""
@@ -181,25 +198,27 @@ class Demo:
     def _under_attack_ms(self) -> int:
         return self.facts.attack_start_ms + 10 * MINUTE_MS
 
-    def _read_card(self, title: str, at_ms: int) -> None:
-        words = [
-            *("get", str(self.features), "--store", self.store, f"card={self.facts.attacked_card}"),
-            *("--at", str(at_ms)),
-        ]
-        self.show.note(f"{title} as of {instant(at_ms)}", "bold")
-        self.show.command(spoken(words))
-        answer = run_json(words)
+    def _show_values(self, values: Mapping[str, Any], status: Mapping[str, str]) -> None:
         rows = [
-            (name, str(value), answer["status"].get(name, ""))
-            for name, value in answer["values"].items()
-            if name.startswith("card_activity.") and not isinstance(value, list)
+            (name, str(value), status[name])
+            for name, value in values.items()
+            if name.startswith("card_activity.") and value is not None and not isinstance(value, list)
         ]
         self.show.table(["", "value", "status"], rows)
 
     def a_week_later(self) -> None:
         """Show the attacked card as of a week after the attack: it fell back by itself."""
         self.show.step("Reading the card as of a week later")
-        self._read_card("the same card", self._under_attack_ms + 7 * DAY_MS)
+        at_ms = self._under_attack_ms + 7 * DAY_MS
+        words = self._get_words(at_ms)
+        self.show.note(f"the same card as of {instant(at_ms)}", "bold")
+        self.show.command(spoken(words))
+        answer = run_json(words)
+        self._show_values(answer["values"], answer["status"])
+
+    def _get_words(self, at_ms: int) -> list[str]:
+        card = f"card={self.facts.attacked_card}"
+        return ["get", str(self.features), "--store", self.store, card, "--at", str(at_ms)]
 
     # 5
 
@@ -267,14 +286,10 @@ class Demo:
 
     def goodbye(self, picture: Path) -> None:
         """Say how long it took and what to try next."""
-        get = [
-            *("get", str(self.features), "--store", self.store, f"card={self.facts.attacked_card}"),
-            *("--at", str(self._under_attack_ms)),
-        ]
         self.show.console.print(f"\n[bold]Done in {self.show.seconds:.0f} s.[/] Try next:")
         self.show.note(f"open {picture}")
         self.show.note(" ".join(spoken(["check", str(self.features)])))
-        self.show.note(" ".join(spoken(get)))
+        self.show.note(" ".join(spoken(self._get_words(self._under_attack_ms))))
         self.show.note(" ".join(spoken(["dead-letters", str(self.out / "dead-letters")])))
         self.show.note(" ".join(spoken(["init", "my-features"])))
 

@@ -28,17 +28,19 @@ def spoken(words: Sequence[str]) -> list[str]:
     return [".venv/bin/lookback", *(word.replace(here, "") for word in words)]
 
 
-def run(words: Sequence[str]) -> str:
-    """Run `lookback WORDS` to its end and return what it printed; raises DemoError if it fails."""
-    done = subprocess.run([LOOKBACK, *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise DemoError(f"lookback {words[0]} exited {done.returncode}: {done.stderr.strip()}")
-    return done.stdout
+def run(words: Sequence[str]) -> None:
+    """Run `lookback WORDS` to its end, its output and progress shown as they come; DemoError if it fails."""
+    code = subprocess.run([LOOKBACK, *words], check=False).returncode
+    if code:
+        raise DemoError(f"lookback {words[0]} exited {code}; what it said is above")
 
 
 def run_json(words: Sequence[str]) -> dict[str, Any]:
-    """Run `lookback WORDS --json` and return the object it printed."""
-    answer: dict[str, Any] = json.loads(run([*words, "--json"]))
+    """Run `lookback WORDS --json` and return the object it printed; DemoError if it fails."""
+    done = subprocess.run([LOOKBACK, *words, "--json"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DemoError(f"lookback {words[0]} exited {done.returncode}: {done.stderr.strip()}")
+    answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
