@@ -60,7 +60,7 @@ def read_python(text: str) -> tuple[ast.expr, str]:
             warnings.simplefilter("ignore")
             root = ast.parse(source, mode="eval").body
     except SyntaxError as error:
-        offset = lead + max((error.offset or 1) - 1, 0)
+        offset = lead + (error.offset - 1 if error.offset else len(source))  # none: it ends too early
         raise ExpressionError(min(offset, len(text) - 1), _syntax_hint(source, error)) from None
     except (ValueError, RecursionError, MemoryError):
         raise ExpressionError(0, "the expression is nested too deep or holds a bad character") from None

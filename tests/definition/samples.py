@@ -52,7 +52,7 @@ def with_features(features: str, more: str = "") -> Definition:
     """Return the good definition with other features in its view and no on-demand ones or services."""
     head, _, rest = GOOD.partition("    features:\n")
     assert rest
-    lines = "".join(f"      {line}\n" for line in features.strip().splitlines())
+    lines = "".join(f"      {line.strip()}\n" for line in features.strip().splitlines())
     return loads(f"{head}{more}    features:\n{lines}")
 
 
