@@ -93,7 +93,7 @@ def init(directory: Annotated[Path, typer.Argument(help="Folder to write to.")] 
         f"  lookback check {definition}\n"
         f"  lookback run {definition} --source archive:{events} --store lmdb:{directory / 'store'} "
         f"--state {directory / 'state'} --until-end\n"
-        f"  lookback get {definition} --store lmdb:{directory / 'store'} card=c7 --at 2024-01-10T03:10:00Z\n"
+        f"  lookback get {definition} --store lmdb:{directory / 'store'} card=c7 --at 2024-01-14T23:59:00Z\n"
         f"  lookback replay {definition} --source archive:{events} --from 2024-01-01 --out {directory / 'training'}"
     )
 

@@ -74,7 +74,7 @@ class StateFolder:
         recovery = self.path / "recovery"
         shutil.rmtree(recovery, ignore_errors=True)
         recovery.mkdir()
-        init_db_dir(recovery, 1)  # type: ignore[no-untyped-call]
+        init_db_dir(recovery, 1)
         self._write(source, parts)
 
     def _write(self, source: str, parts: Sequence[str]) -> None:
