@@ -38,10 +38,14 @@ def names_in(text: str) -> set[str]:
     except ExpressionError:
         return set()
     found: set[str] = set()
-    for node in ast.walk(root):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+    parts: set[int] = set()  # nodes that are part of a dotted name or of a call
+    for node in ast.walk(root):  # from the outside in, so a part is known before it comes
+        if isinstance(node, ast.Call):
+            parts.add(id(node.func))
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            parts.add(id(node.value))
             found.add(f"{node.value.id}.{node.attr}")
-        elif isinstance(node, ast.Name):
+        elif isinstance(node, ast.Name) and id(node) not in parts:
             found.add(node.id)
     return found
 

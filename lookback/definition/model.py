@@ -214,4 +214,16 @@ class FileModel(Noted):
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a definition file, with a help text on every key."""
     schema = FileModel.model_json_schema(by_alias=True)
+    _close(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _close(schema: Any) -> None:
+    """Refuse names that do not fit their pattern, which pydantic's schema leaves open."""
+    if isinstance(schema, dict):
+        if "patternProperties" in schema:
+            schema.setdefault("additionalProperties", False)
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for inside in schema:
+            _close(inside)

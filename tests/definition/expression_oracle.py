@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+
 from lookback.definition.expression_tree import Node, ValueType
 from lookback.windows.numeric import ln
 
@@ -42,7 +43,11 @@ def answer(node: Node, row: Mapping[str, Value]) -> Value:
     if node.op == "name":
         return row[node.value]
     if node.op == "literal":
-        return Fraction(node.value, 10**node.type.scale) if node.type.kind == "decimal" and node.value is not None else node.value
+        return (
+            Fraction(node.value, 10**node.type.scale)
+            if node.type.kind == "decimal" and node.value is not None
+            else node.value
+        )
     args = [answer(arg, row) for arg in node.args]
     kinds = [arg.type for arg in node.args]
     if node.op == "isnull":
@@ -58,7 +63,11 @@ def answer(node: Node, row: Mapping[str, Value]) -> Value:
                 return fits(value, node.type)
         return None
     if node.op == "in":
-        return None if args[0] is None else any(compare("eq", args[0], v, kinds[0], k) for v, k in zip(args[1:], kinds[1:], strict=True))
+        return (
+            None
+            if args[0] is None
+            else any(compare("eq", args[0], v, kinds[0], k) for v, k in zip(args[1:], kinds[1:], strict=True))
+        )
     if None in args:
         return None
     if node.op in ("eq", "ne", "lt", "le", "gt", "ge"):
@@ -77,7 +86,9 @@ def compare(op: str, one: Value, two: Value, a: ValueType, b: ValueType) -> bool
         one, two = as_float(one, a), as_float(two, b)
     elif a.kind == "string":
         one, two = one.encode(), two.encode()
-    return {"eq": one == two, "ne": one != two, "lt": one < two, "le": one <= two, "gt": one > two, "ge": one >= two}[op] if a.kind != "bool" else {"eq": one == two, "ne": one != two}[op]
+    order = (one > two) - (one < two)
+    answers = {"eq": order == 0, "ne": order != 0, "lt": order < 0, "le": order <= 0, "gt": order > 0}
+    return bool(answers.get(op, order >= 0))
 
 
 def arithmetic(node: Node, args: list[Value], kinds: list[ValueType]) -> Value:
@@ -96,7 +107,9 @@ def arithmetic(node: Node, args: list[Value], kinds: list[ValueType]) -> Value:
         return None if args[1] == 0 else args[0] // args[1] if op == "floordiv" else args[0] % args[1]
     if op == "div" and "float64" not in (kinds[0].kind, kinds[1].kind):
         scale = max(kinds[0].scale, kinds[1].scale)
-        args = [float(int(v * 10**k.scale)) * 10.0 ** (scale - k.scale) for v, k in zip(args, kinds, strict=True)]
+        args = [
+            float(int(v * 10**k.scale)) * 10.0 ** (scale - k.scale) for v, k in zip(args, kinds, strict=True)
+        ]
     elif node.type.kind == "float64":
         args = [as_float(v, k) for v, k in zip(args, kinds, strict=True)]
     elif node.type.kind == "decimal":

@@ -10,10 +10,19 @@ from hypothesis import strategies as st
 from lookback.definition.expression_tree import TIMESTAMP, ValueType
 
 NAMES = {
-    "i": ValueType("int64"), "j": ValueType("int64"), "f": ValueType("float64"), "g": ValueType("float64"),
-    "d": ValueType("decimal", 2), "e": ValueType("decimal", 6), "b": ValueType("bool"), "c": ValueType("bool"),
-    "s": ValueType("string"), "u": ValueType("string"), "t": TIMESTAMP, "event_time": TIMESTAMP,
-}  # fmt: skip
+    "i": ValueType("int64"),
+    "j": ValueType("int64"),
+    "f": ValueType("float64"),
+    "g": ValueType("float64"),
+    "d": ValueType("decimal", 2),
+    "e": ValueType("decimal", 6),
+    "b": ValueType("bool"),
+    "c": ValueType("bool"),
+    "s": ValueType("string"),
+    "u": ValueType("string"),
+    "t": TIMESTAMP,
+    "event_time": TIMESTAMP,
+}
 ZONES = ["UTC", "Europe/Paris", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia"]
 PARTS = ["year", "month", "day", "hour", "minute", "second", "day_of_week"]
 EDGES = [0, 1, -1, 2, 5, 100, 2**31, 2**53, 2**53 + 1, 2**62, 2**63 - 1, -(2**63), 10**17, -(10**18)]
@@ -21,10 +30,12 @@ EDGES = [0, 1, -1, 2, 5, 100, 2**31, 2**53, 2**53 + 1, 2**62, 2**63 - 1, -(2**63
 _int = st.integers(-(2**63), 2**63 - 1) | st.sampled_from(EDGES) | st.integers(-9, 9)
 _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "int64": _int,
-    "float64": st.floats(allow_nan=False, allow_infinity=False).map(lambda x: x + 0.0) | st.integers(-9, 9).map(float),
+    "float64": st.floats(allow_nan=False, allow_infinity=False).map(lambda x: x + 0.0)
+    | st.integers(-9, 9).map(float),
     "bool": st.booleans(),
     "string": st.sampled_from(["", "a", "b", "é", "\U0001f600", "ﬀ", "FR"]) | st.text(max_size=3),
-    "timestamp": st.integers(-(2**42), 2**42) | st.sampled_from([0, -1, 2**62, -(2**62), 253_402_300_799_999]),
+    "timestamp": st.integers(-(2**42), 2**42)
+    | st.sampled_from([0, -1, 2**62, -(2**62), 253_402_300_799_999]),
 }
 
 
@@ -37,7 +48,9 @@ def value(kind: ValueType) -> st.SearchStrategy[Any]:
     return st.none() | plain | plain | plain
 
 
-rows = st.lists(st.fixed_dictionaries({name: value(kind) for name, kind in NAMES.items()}), min_size=1, max_size=8)
+rows = st.lists(
+    st.fixed_dictionaries({name: value(kind) for name, kind in NAMES.items()}), min_size=1, max_size=8
+)
 
 _int_text = st.sampled_from(["i", "j", "i", "j", "0", "3", "-7", "9223372036854775807"])
 _decimal_text = st.sampled_from(["d", "e", "d", "1.50", "-0.001"])

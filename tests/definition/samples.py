@@ -62,7 +62,9 @@ def stored(stream: Stream, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=stream.schema())
 
 
-def batch(stream: Stream, rows: Sequence[Mapping[str, Any]], times: Sequence[int] | None = None) -> EventBatch:
+def batch(
+    stream: Stream, rows: Sequence[Mapping[str, Any]], times: Sequence[int] | None = None
+) -> EventBatch:
     """Return stored values as a batch of partition 0."""
     count = len(rows)
     time_ms = np.array(times if times is not None else range(count), np.int64)

@@ -7,11 +7,21 @@ import zoneinfo
 
 import numpy as np
 import pytest
+
 from lookback.definition.calendar import FIRST_MS, LAST_MS, time_part
 
 START = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 PARTS = ["year", "month", "day", "hour", "minute", "second", "day_of_week"]
-ZONES = ["UTC", "Europe/Paris", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia", "Africa/Casablanca", "Europe/Dublin"]
+ZONES = [
+    "UTC",
+    "Europe/Paris",
+    "America/New_York",
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",
+    "Pacific/Apia",
+    "Africa/Casablanca",
+    "Europe/Dublin",
+]
 
 
 def expected(part: str, time_ms: int, zone: str) -> int:
@@ -22,7 +32,11 @@ def expected(part: str, time_ms: int, zone: str) -> int:
 @pytest.mark.parametrize("zone", ZONES)
 def test_random_instants(zone: str, rng: np.random.Generator) -> None:
     times = np.concatenate(
-        [rng.integers(0, 2 * 10**12, 150), rng.integers(-(10**13), 10**13, 60), np.array([0, -1, FIRST_MS, LAST_MS])]
+        [
+            rng.integers(0, 2 * 10**12, 150),
+            rng.integers(-(10**13), 10**13, 60),
+            np.array([0, -1, FIRST_MS, LAST_MS]),
+        ]
     )
     for part in PARTS:
         found, known = time_part(part, times, zone)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from lookback.definition import load
 from lookback.windows.log import ViewLog
 from lookback.windows.plan import Agg, Column, Kind, Result, Term
@@ -13,15 +14,29 @@ from tests.definition.samples import ROOT, with_features
 ALL = ROOT / "examples" / "definitions" / "every_aggregate.yaml"
 
 RESULTS = {
-    "rows_lifetime": (Result.INT, 0, 0), "with_points_1d": (Result.INT, 0, 0), "total_1d": (Result.DECIMAL, 19, 2),
-    "points_1d": (Result.INT, 0, 0), "average_7d": (Result.FLOAT, 0, 0), "smallest_7d": (Result.DECIMAL, 12, 2),
-    "newest_issue_30d": (Result.TIMESTAMP, 0, 0), "spread_7d": (Result.FLOAT, 0, 0), "deviation_7d": (Result.FLOAT, 0, 0),
-    "first_shop_lifetime": (Result.TEXT, 0, 0), "shops_1d": (Result.INT, 0, 0), "top_shops_30d": (Result.TEXT, 0, 0),
-    "usual_shop_30d": (Result.TEXT, 0, 0), "shop_mix_30d": (Result.FLOAT, 0, 0), "decline_rate_1d": (Result.FLOAT, 0, 0),
-    "since_first_lifetime": (Result.INT, 0, 0), "since_last_30d": (Result.INT, 0, 0), "gap_30d": (Result.INT, 0, 0),
-    "pressure_1d": (Result.FLOAT, 0, 0), "spend_rate_1d": (Result.FLOAT, 0, 0), "last_amounts_30d": (Result.DECIMAL, 12, 2),
+    "rows_lifetime": (Result.INT, 0, 0),
+    "with_points_1d": (Result.INT, 0, 0),
+    "total_1d": (Result.DECIMAL, 19, 2),
+    "points_1d": (Result.INT, 0, 0),
+    "average_7d": (Result.FLOAT, 0, 0),
+    "smallest_7d": (Result.DECIMAL, 12, 2),
+    "newest_issue_30d": (Result.TIMESTAMP, 0, 0),
+    "spread_7d": (Result.FLOAT, 0, 0),
+    "deviation_7d": (Result.FLOAT, 0, 0),
+    "first_shop_lifetime": (Result.TEXT, 0, 0),
+    "shops_1d": (Result.INT, 0, 0),
+    "top_shops_30d": (Result.TEXT, 0, 0),
+    "usual_shop_30d": (Result.TEXT, 0, 0),
+    "shop_mix_30d": (Result.FLOAT, 0, 0),
+    "decline_rate_1d": (Result.FLOAT, 0, 0),
+    "since_first_lifetime": (Result.INT, 0, 0),
+    "since_last_30d": (Result.INT, 0, 0),
+    "gap_30d": (Result.INT, 0, 0),
+    "pressure_1d": (Result.FLOAT, 0, 0),
+    "spend_rate_1d": (Result.FLOAT, 0, 0),
+    "last_amounts_30d": (Result.DECIMAL, 12, 2),
     "shop_seen_90d": (Result.BOOL, 0, 0),
-}  # fmt: skip
+}
 
 
 def test_types_of_results() -> None:
@@ -40,7 +55,10 @@ def test_types_of_results() -> None:
 
 
 def test_the_kernel_takes_every_plan() -> None:
-    for path in [ROOT / "features" / "fraud.yaml", *sorted((ROOT / "examples" / "definitions").glob("*.yaml"))]:
+    for path in [
+        ROOT / "features" / "fraud.yaml",
+        *sorted((ROOT / "examples" / "definitions").glob("*.yaml")),
+    ]:
         for view in load(path).views.values():
             log = ViewLog(view.plan)
             assert log.evaluate_newest(log.new_slots(1)).words.shape == (view.plan.out_starts[-1], 1)
@@ -75,14 +93,18 @@ def test_layout_does_not_depend_on_the_order_in_the_file(seed: int) -> None:
         ("f: {agg: seen_before, of: merchant, where: declined, windows: [1h]}", Term(0, 0), Term(0, -1), 1),
         (
             "f: {agg: ratio, numerator: {agg: count, where: declined}, denominator: {agg: count}, windows: [1h]}",
-            Term(-1, 0), Term(-1, -1), 1,
+            Term(-1, 0),
+            Term(-1, -1),
+            1,
         ),
         (
             "f: {agg: ratio, numerator: {agg: sum, of: amount}, denominator: {agg: sum, of: score}, where: declined, windows: [1h]}",
-            Term(0, 0), Term(1, 1), 2,
+            Term(0, 0),
+            Term(1, 1),
+            2,
         ),
     ],
-)  # fmt: skip
+)
 def test_terms(line: str, term: Term, other: Term | None, bits: int) -> None:
     view = with_features(line).views["card_activity"]
     assert (view.features[0].term, view.features[0].other, view.plan.bits) == (term, other, bits)
@@ -101,7 +123,10 @@ def test_columns_and_bits_are_shared() -> None:
         """
     ).views["card_activity"]
     assert view.plan.columns == (
-        Column("amount", Kind.INT, 2), Column("device", Kind.TEXT), Column("declined", Kind.INT), Column("score", Kind.FLOAT),
-    )  # fmt: skip
+        Column("amount", Kind.INT, 2),
+        Column("device", Kind.TEXT),
+        Column("declined", Kind.INT),
+        Column("score", Kind.FLOAT),
+    )
     # b: declined, of a required amount; c: the same without a field; d and e share one; g: score is there
     assert [one.term.bit for one in view.features] == [-1, 0, 1, 2, 2, -1, 3]

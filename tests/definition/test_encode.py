@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lookback.definition import View, loads
 from lookback.definition.encode import join_parts, split_parts
 from lookback.errors import UsageError
@@ -55,7 +56,9 @@ def check(view: View, rows: list[dict[str, Any]], times: list[int], found: ViewR
     assert found.values.shape == (view.plan.width, len(rows)) and found.values.flags.c_contiguous
     for i, (row, time_ms) in enumerate(zip(rows, times, strict=True)):
         key = [row[name] for name in view.key_fields]
-        text = None if None in key else str(key[0]) if len(key) == 1 else join_parts([str(part) for part in key])
+        text = (
+            None if None in key else str(key[0]) if len(key) == 1 else join_parts([str(part) for part in key])
+        )
         assert (found.keys[found.key_code[i]] if found.key_code[i] >= 0 else None) == text
         step = view.plan.resolution_ms
         assert found.time_ms[i] == time_ms - time_ms % step
@@ -108,7 +111,13 @@ def test_a_batch_is_what_a_loop_gives(rows: list[dict[str, Any]], start: int, cu
         check(view, rows, times, view.encode(batch(view.stream, rows, times)))
         whole = batch(view.stream, rows, times)
         part = EventBatch(
-            whole.stream, whole.topic, 0, whole.offset[cut:], whole.event_time_ms[cut:], None, whole.fields.slice(cut)
+            whole.stream,
+            whole.topic,
+            0,
+            whole.offset[cut:],
+            whole.event_time_ms[cut:],
+            None,
+            whole.fields.slice(cut),
         )
         check(view, rows[cut:], times[cut:], view.encode(part))  # a slice reads its own rows
 
@@ -161,11 +170,15 @@ views:
 
 def test_int64_keys_and_keys_under_other_names() -> None:
     views = loads(INT_KEY).views
-    rows = [{"from": 7, "to": -(2**63), "cents": 1}, {"from": 7, "to": 8, "cents": 2}, {"from": None, "to": 8}]
+    rows = [
+        {"from": 7, "to": -(2**63), "cents": 1},
+        {"from": 7, "to": 8, "cents": 2},
+        {"from": None, "to": 8},
+    ]
     stream = views["pairs"].stream
     assert views["incoming"].encode(batch(stream, rows)).keys == [str(-(2**63)), "8"]
     pairs = views["pairs"].encode(batch(stream, rows))
-    assert (pairs.keys, pairs.key_code.tolist()) == ([f"7|{-2**63}", "7|8"], [0, 1, -1])
+    assert (pairs.keys, pairs.key_code.tolist()) == ([f"7|{-(2**63)}", "7|8"], [0, 1, -1])
     assert views["pairs"].key_text({"account": "007", "other": 8, "more": 1}) == "7|8"
     assert views["pairs"].key_parts("7|8") == {"account": 7, "other": 8}
     row = views["incoming"].encode_request({"ts": 1.5, "account": 5, "cents": 3})
@@ -176,9 +189,14 @@ def test_int64_keys_and_keys_under_other_names() -> None:
 
 @pytest.mark.parametrize(
     ("parts", "words"),
-    [({}, "needs the entity key account=… other=…; account, other is missing"), ({"account": "x", "other": 1}, "must be int64"),
-     ({"account": 1.5, "other": 1}, "must be int64"), ({"account": True, "other": 1}, "must be int64"), ({"account": 2**63, "other": 1}, "must be int64")],
-)  # fmt: skip
+    [
+        ({}, "needs the entity key account=… other=…; account, other is missing"),
+        ({"account": "x", "other": 1}, "must be int64"),
+        ({"account": 1.5, "other": 1}, "must be int64"),
+        ({"account": True, "other": 1}, "must be int64"),
+        ({"account": 2**63, "other": 1}, "must be int64"),
+    ],
+)
 def test_keys_that_are_none(parts: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         loads(INT_KEY).views["pairs"].key_text(parts)
@@ -204,7 +222,9 @@ def test_what_a_request_leaves_out_takes_no_part() -> None:
     ).views["card_activity"]
     by_name = {feature.name: i for i, feature in enumerate(view.features)}
     row = view.encode_request({"ts": 0, "card": "c"})
-    assert row.values[0, 0] == 0  # in no condition: the count of amounts and the ratio's sum have bits for that
+    assert (
+        row.values[0, 0] == 0
+    )  # in no condition: the count of amounts and the ratio's sum have bits for that
     # and those that have none are named, to be evaluated without the row
     assert view.blind_features({"card": "c"}) == (by_name["a_1h"], by_name["d_1h"])
     assert view.blind_features({"amount": 1, "merchant": "m"}) == ()

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
+
 from lookback.definition.encode import array_values, one_value
 from lookback.definition.expression_evaluate import ColumnValues, evaluate
 from lookback.definition.expression_parse import parse_expression
@@ -25,7 +26,9 @@ def stored(value: Any, kind: ValueType) -> Any:
     return int(value * 10**kind.scale) if isinstance(value, Fraction) else value
 
 
-def columns(given_rows: Sequence[Mapping[str, Any]], names: Mapping[str, ValueType]) -> dict[str, ColumnValues]:
+def columns(
+    given_rows: Sequence[Mapping[str, Any]], names: Mapping[str, ValueType]
+) -> dict[str, ColumnValues]:
     found = {}
     for name, kind in names.items():
         values = [stored(row[name], kind) for row in given_rows]

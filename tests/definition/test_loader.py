@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lookback.definition import load, loads
 from lookback.errors import DefinitionError, UsageError
 from tests.definition.samples import GOOD, ROOT
@@ -75,19 +76,49 @@ WRONG = [
     (COUNT, "tx_count: {agg: count, default: 0.5, windows: [1h]}", (24, 39), "a whole number"),
     (COUNT, "tx_count: {agg: count, delay: soon, windows: [1h]}", (24, 37), "not a duration"),
     (COUNT, "tx_count: {agg: count, numerator: {agg: count}, windows: [1h]}", (24, 30), "belongs to ratio"),
-    (COUNT, "tx_count: {agg: ratio, of: amount, windows: [1h]}", (24, 30), "inside numerator and denominator"),
-    (COUNT, "tx_count: {agg: ratio, numerator: {agg: count}, windows: [1h]}", (24, 17), "needs a `denominator`"),
+    (
+        COUNT,
+        "tx_count: {agg: ratio, of: amount, windows: [1h]}",
+        (24, 30),
+        "inside numerator and denominator",
+    ),
+    (
+        COUNT,
+        "tx_count: {agg: ratio, numerator: {agg: count}, windows: [1h]}",
+        (24, 17),
+        "needs a `denominator`",
+    ),
     (COUNT, "tx_count: {agg: count, where: declined == 1, windows: [1h]}", (24, 37), "`not x` for a bool"),
     (COUNT, "tx_count: {agg: count, where: amount > x, windows: [1h]}", (24, 46), "`x` is not known here"),
     (COUNT, "tx_count: {agg: count, where: amount, windows: [1h]}", (24, 37), "must be true or false"),
     (COUNT, 'tx_count: {agg: count, where: "device == None", windows: [1h]}', (24, 38), "`device is None`"),
-    (RATIO, "ratio: amount / card_activity.amount_max_3d", (28, 19), "did you mean `card_activity.amount_max_30d`"),
+    (
+        RATIO,
+        "ratio: amount / card_activity.amount_max_3d",
+        (28, 19),
+        "did you mean `card_activity.amount_max_30d`",
+    ),
     (RATIO, "ratio: card_activity.top_30d == 'x'", (28, 10), "is a list"),
     (RATIO, "ratio: ratio + 1", (28, 10), "cannot read itself"),
-    (RATIO, "ratio: two + 1\n  two: three + 1\n  three: ratio + 1", (28, 10), "reads two reads three reads ratio"),
+    (
+        RATIO,
+        "ratio: two + 1\n  two: three + 1\n  three: ratio + 1",
+        (28, 10),
+        "reads two reads three reads ratio",
+    ),
     (RATIO, "ratio: amount / card_activity.amount_max_30d\n  amount: 1 + 1", (29, 3), "a field of stream"),
-    (RATIO, "ratio: amount / card_activity.amount_max_30d\n  card_activity: 1 + 1", (29, 3), "name of a view"),
-    (RATIO, "ratio: amount / card_activity.amount_max_30d\n  hour: 1 + 1", (29, 3), "a word of the expression"),
+    (
+        RATIO,
+        "ratio: amount / card_activity.amount_max_30d\n  card_activity: 1 + 1",
+        (29, 3),
+        "name of a view",
+    ),
+    (
+        RATIO,
+        "ratio: amount / card_activity.amount_max_30d\n  hour: 1 + 1",
+        (29, 3),
+        "a word of the expression",
+    ),
     (RATIO, "ratio: {expression: amount + 1, stream: tx}", (28, 43), "no stream `tx`"),
     (RATIO, "ratio: 7", (28, 10), "must be an expression"),
     ("[card_activity.tx_count_1m, ratio]", "[ratoi]", (30, 11), "did you mean `ratio`?"),
@@ -171,7 +202,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load(tmp_path)
     wrong = tmp_path / "latin.yaml"
     wrong.write_bytes("streams:\n  é: 1\n".encode("latin-1"))
-    with pytest.raises(DefinitionError, match=":2:3: .*UTF-8"):
+    with pytest.raises(DefinitionError, match=r":2:3: .*UTF-8"):
         load(wrong)
 
 
@@ -183,7 +214,28 @@ def test_a_damaged_file_gives_problems_and_never_a_traceback(data: st.DataObject
         start = data.draw(st.integers(0, len(text)))
         end = data.draw(st.integers(start, min(len(text), start + 30)))
         piece = data.draw(
-            st.sampled_from(["", " ", ":", "[", "}", "- a", "\n", "5", "null", "&a ", "*a", "'", '"', "!x ", "\t", "é", "|", "{a: {b: [c]}}"])
+            st.sampled_from(
+                [
+                    "",
+                    " ",
+                    ":",
+                    "[",
+                    "}",
+                    "- a",
+                    "\n",
+                    "5",
+                    "null",
+                    "&a ",
+                    "*a",
+                    "'",
+                    '"',
+                    "!x ",
+                    "\t",
+                    "é",
+                    "|",
+                    "{a: {b: [c]}}",
+                ]
+            )
             | st.text(max_size=4)
         )
         text = text[:start] + piece + text[end:]
@@ -191,7 +243,9 @@ def test_a_damaged_file_gives_problems_and_never_a_traceback(data: st.DataObject
         loads(text)
     except DefinitionError as error:
         assert error.problems
-        assert all(problem.line >= 1 and problem.column >= 1 and problem.message for problem in error.problems)
+        assert all(
+            problem.line >= 1 and problem.column >= 1 and problem.message for problem in error.problems
+        )
 
 
 @pytest.mark.parametrize(

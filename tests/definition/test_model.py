@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+
 from lookback.definition import json_schema
 from lookback.definition.source import parse_source
 from tests.definition.samples import GOOD, ROOT
@@ -32,12 +33,20 @@ def test_examples_are_valid(path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("agg: max", "agg: maxx"), ("topic:", "tpoic:"), ("unit: ms", "unit: ns"), ("k: 3", "k: 0"),
-        ("tx_count:", "Tx:"), ("[1m, 1h]", "[]"), ("[1m, 1h]", "[0m]"), ("[1m, 1h]", "[1m, 1m]"),
-        ("tx_id: int64", "tx_id: int65"), ("services:", "servises:"), ("card_merchant: [card, merchant]", "card_merchant: [card]"),
+        ("agg: max", "agg: maxx"),
+        ("topic:", "tpoic:"),
+        ("unit: ms", "unit: ns"),
+        ("k: 3", "k: 0"),
+        ("tx_count:", "Tx:"),
+        ("[1m, 1h]", "[]"),
+        ("[1m, 1h]", "[0m]"),
+        ("[1m, 1h]", "[1m, 1m]"),
+        ("tx_id: int64", "tx_id: int65"),
+        ("services:", "servises:"),
+        ("card_merchant: [card, merchant]", "card_merchant: [card]"),
         ("event_id: tx_id", "lateness: soon"),
     ],
-)  # fmt: skip
+)
 def test_what_a_schema_can_see_is_refused(old: str, new: str) -> None:
     assert old in GOOD
     VALIDATOR.validate(data(GOOD))

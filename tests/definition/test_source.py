@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+
 from lookback.definition.source import MAX_BYTES, parse_source, read_bytes_as_text
 from lookback.errors import DefinitionError
 
@@ -17,11 +18,29 @@ def plain(text: str) -> Any:
 
 
 def test_scalars_are_those_of_yaml_1_2() -> None:
-    text = "[no, on, yes, true, False, null, ~, 12, -3, 0x10, 1_000, 1.5, 1e3, .inf, 12:30, 2024-01-01, '5', '']"
+    text = (
+        "[no, on, yes, true, False, null, ~, 12, -3, 0x10, 1_000, 1.5, 1e3, .inf, 12:30, 2024-01-01, '5', '']"
+    )
     assert plain(text) == [
-        "no", "on", "yes", True, False, None, None, 12, -3, "0x10", "1_000", 1.5, 1000.0, ".inf", "12:30",
-        "2024-01-01", "5", "",
-    ]  # fmt: skip
+        "no",
+        "on",
+        "yes",
+        True,
+        False,
+        None,
+        None,
+        12,
+        -3,
+        "0x10",
+        "1_000",
+        1.5,
+        1000.0,
+        ".inf",
+        "12:30",
+        "2024-01-01",
+        "5",
+        "",
+    ]
 
 
 def test_places_are_of_the_key_or_the_value() -> None:
