@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from lookback.errors import LookbackError, RefusedError, StoreError, UsageError
+from lookback.errors import RefusedError, StoreError, UsageError
 from lookback.stores import lmdb_environment
 from lookback.stores.base import Lookup, Record, open_store
 from lookback.stores.lmdb import LmdbStore
@@ -281,8 +283,19 @@ def test_a_full_disk_is_told_and_writing_goes_on_once_there_is_room(small_disk: 
     assert "is full: make room there, writing then goes on" in done.stdout
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; run the tests as another user")
-def test_a_folder_without_rights_is_named(tmp_path: Path) -> None:
-    (tmp_path / "shut").mkdir(mode=0o500)
-    with pytest.raises(LookbackError, match="right to write"):
-        LmdbStore(tmp_path / "shut" / "online", write=True)
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(errno.EACCES, "no"), "right to write"),
+        (OSError(errno.ENOSPC, "no"), "make room there"),
+        (lmdb.ReadersFullError("no"), "close some"),
+        (lmdb.CorruptedError("no"), "move the folder away"),
+        (OSError(errno.EIO, "broken"), "failed: .*broken"),
+    ],
+)
+def test_errors_say_what_to_do(tmp_path: Path, error: lmdb.Error | OSError, says: str) -> None:
+    write_steps(tmp_path / "online", 0, 1, "")
+    store = LmdbStore(tmp_path / "online")
+    failed = store.env.failed(error)
+    assert re.search(says, str(failed)) and str(tmp_path / "online") in str(failed)
+    store.close()
