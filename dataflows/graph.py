@@ -20,6 +20,7 @@ from connectors.online import OnlineSink
 from connectors.training_sink import TrainingSink
 from dataflows.board import Board
 from dataflows.ingest import Ingest, Use
+from dataflows.jitter import part_class
 from dataflows.label_rows import LabelRows
 from dataflows.live import LiveShard, MemoryBudget
 from dataflows.replay import ReplayShard
@@ -79,7 +80,7 @@ def _source(
         return settings.to_ms + definition.streams[part.stream].lateness_ms
 
     labels = rows.batches if isinstance(rows, LabelRows) else None
-    return ArchiveSource(settings, archive, make, stop_ms, labels)
+    return ArchiveSource(settings, archive, make, stop_ms, labels, part_class())
 
 
 def _live(settings: Settings, views: list[View], worker: int, items: Any) -> None:

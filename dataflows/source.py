@@ -206,12 +206,14 @@ class ArchiveSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] |
         make: MakeIngest,
         stop_ms: Callable[[Part], int | None],
         labels: Callable[[], Iterator[LabelBatch]] | None = None,
+        part_class: type[SourcePart] = SourcePart,
     ) -> None:
         self._settings = settings
         self._archive = archive
         self._make = make
         self._stop_ms = stop_ms
         self._labels = labels
+        self._part_class = part_class
         self._board = Board(settings.folder / "board", len(settings.parts))
         self._index = {part.id: i for i, part in enumerate(settings.parts)}
 
@@ -237,4 +239,4 @@ class ArchiveSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] |
         ingest = self._make(part, resume_state)
         # Where this run begins, for progress: rows that earlier runs had read.
         self._board.rows[index, (b.ROWS, b.FIRST)] = ingest.counts.rows
-        return SourcePart(part, index, self._settings, ingest, reader, self._board, self._stop_ms(part))
+        return self._part_class(part, index, self._settings, ingest, reader, self._board, self._stop_ms(part))
