@@ -253,10 +253,23 @@ def _gather(ready: Sequence[_Pending], state: ViewState, gives_rows: bool, ties_
         )
     if len(parts) == 1:
         return parts[0]
-    batches = [part.base for part in parts if part.base is not None]
-    base = pa.Table.from_batches(batches).combine_chunks().to_batches()[0] if batches else None
+    base = _joined_base([(part.base, len(part.slots)) for part in parts])
     arrays = {name: np.concatenate([getattr(p, name) for p in parts], axis=-1) for name in _ARRAYS}
     return _Rows(**arrays, base=base)
+
+
+def _joined_base(parts: Sequence[tuple[pa.RecordBatch | None, int]]) -> pa.RecordBatch | None:
+    """Return carried columns end to end; null for rows that carry none (those are only inserted)."""
+    schema = next((batch.schema for batch, _ in parts if batch is not None), None)
+    if schema is None:
+        return None
+    batches = [
+        pa.RecordBatch.from_arrays([pa.nulls(rows, field.type) for field in schema], schema=schema)
+        if batch is None
+        else batch
+        for batch, rows in parts
+    ]
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
 def _in_order(rows: _Rows) -> _Rows:
