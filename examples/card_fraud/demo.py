@@ -290,7 +290,7 @@ class Demo:
         self.show.note(f"open {picture}")
         self.show.note(" ".join(spoken(["check", str(self.features)])))
         self.show.note(" ".join(spoken(self._get_words(self._under_attack_ms))))
-        self.show.note(" ".join(spoken(["dead-letters", str(self.out / "dead-letters")])))
+        self.show.note(" ".join(spoken(["dead-letters", "--dead-letters", str(self.out / "dead-letters")])))
         self.show.note(" ".join(spoken(["init", "my-features"])))
 
 

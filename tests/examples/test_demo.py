@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
+import subprocess
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,6 +49,18 @@ def test_the_demo_holds_from_end_to_end(finished: tuple[Demo, str]) -> None:
     attack, later = said.split("4/7")
     for name, under_attack in (("tx_count_1h", 40), ("small_amounts_1h", 40)):
         assert value(attack, name) >= under_attack > value(later, name)
+
+
+def test_what_it_says_to_try_next_works(finished: tuple[Demo, str], tmp_path: Path) -> None:
+    _, said = finished
+    lines = [line.strip() for line in said.split("Try next:")[1].splitlines() if "bin/lookback" in line]
+    assert len(lines) == 4
+    for line in lines:
+        words = shlex.split(line)[1:]
+        cwd = tmp_path if words[0] == "init" else ROOT
+        done = subprocess.run([LOOKBACK, *words], cwd=cwd, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert done.stdout
 
 
 def value(said: str, feature: str) -> float:
