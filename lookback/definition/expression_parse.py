@@ -67,6 +67,8 @@ def parse_condition(text: str, names: Mapping[str, ValueType]) -> Node:
 
 @lru_cache(maxsize=256)
 def _zone_exists(name: str) -> bool:
+    if name in ("localtime", "posixrules"):  # whatever this machine is set to
+        return False
     try:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 MAX_TEXT = 4_000
 MAX_TREE = 500
+MAX_WORD, MAX_WORDS = 200, 5_000  # beyond, looking for what was meant would take long
 MAX_TREE_DEPTH = 40
 
 
@@ -27,7 +28,10 @@ class ExpressionError(Exception):
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean `x`?" for the nearest known word, else an empty text."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    words = list(known)
+    if len(word) > MAX_WORD or len(words) > MAX_WORDS:
+        return ""
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f"; did you mean `{near[0]}`?" if near else ""
 
 

@@ -182,6 +182,7 @@ def resolve_services(
     """Return the services, each a list of feature names; names that stand for nothing are reported."""
     known = [f"{view.name}.{one.name}" for view in views.values() for one in view.features]
     known += list(on_demand)
+    names = set(known)
     broken = {str(p[1]) for p in parts.broken if len(p) >= 2 and p[0] in ("views", "on_demand")}
     services: dict[str, list[str]] = {}
     for name, model in parts.models["services"].items():
@@ -191,7 +192,7 @@ def resolve_services(
         for index, feature in enumerate(model.features):
             if feature in model.features[:index]:
                 parts.report((*at, index), f"`{feature}` is listed twice; remove one")
-            elif feature not in known and feature.split(".")[0] not in broken:
+            elif feature not in names and feature.split(".")[0] not in broken:
                 parts.report((*at, index), _no_feature(feature, known, views))
         services[name] = list(model.features)
     return services

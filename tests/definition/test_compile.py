@@ -92,13 +92,15 @@ def test_layout_does_not_depend_on_the_order_in_the_file(seed: int) -> None:
         ("f: {agg: seen_before, of: device, where: declined, windows: [1h]}", Term(0, 0), Term(0, 1), 2),
         ("f: {agg: seen_before, of: merchant, where: declined, windows: [1h]}", Term(0, 0), Term(0, -1), 1),
         (
-            "f: {agg: ratio, numerator: {agg: count, where: declined}, denominator: {agg: count}, windows: [1h]}",
+            "f: {agg: ratio, numerator: {agg: count, where: declined}, "
+            "denominator: {agg: count}, windows: [1h]}",
             Term(-1, 0),
             Term(-1, -1),
             1,
         ),
         (
-            "f: {agg: ratio, numerator: {agg: sum, of: amount}, denominator: {agg: sum, of: score}, where: declined, windows: [1h]}",
+            "f: {agg: ratio, numerator: {agg: sum, of: amount}, denominator: {agg: sum, of: score}, "
+            "where: declined, windows: [1h]}",
             Term(0, 0),
             Term(1, 1),
             2,

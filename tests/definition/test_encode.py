@@ -164,13 +164,14 @@ entities:
   pair: [account, other]
 views:
   incoming: {entity: account, key: to, stream: moves, features: {n: {agg: sum, of: cents, windows: [1d]}}}
-  pairs: {entity: pair, key: {account: from, other: to}, stream: moves, features: {n: {agg: count, windows: [1d]}}}
+  pairs:
+    {entity: pair, key: {account: from, other: to}, stream: moves, features: {n: {agg: count, windows: [1d]}}}
 """
 
 
 def test_int64_keys_and_keys_under_other_names() -> None:
     views = loads(INT_KEY).views
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"from": 7, "to": -(2**63), "cents": 1},
         {"from": 7, "to": 8, "cents": 2},
         {"from": None, "to": 8},

@@ -125,6 +125,7 @@ REFUSED = [
     ("hour(t, s)", 8, "as a text"),
     ("hour(t, 'Europe/Pariss')", 8, "did you mean `Europe/Paris`"),
     ("hour(t, '../../etc/passwd')", 8, "not a time zone"),
+    ("hour(t, 'localtime')", 8, "not a time zone"),
     ("hour", 0, "is a function"),
     ("None", 0, "always null"),
     ("None if b else None", 0, "always null"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import pkgutil
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import jsonschema
 import pytest
 
 from lookback.definition import json_schema
+from lookback.definition.expression_parse import FUNCTIONS
 from lookback.definition.source import parse_source
 from tests.definition.samples import GOOD, ROOT
 
@@ -68,3 +73,22 @@ def test_examples_use_every_aggregate_and_option() -> None:
         assert f"agg: {name}" in text, name
     for key in feature:
         assert f"{key}:" in text, key
+
+
+def test_the_reference_names_every_key_and_aggregate() -> None:
+    text = (ROOT / "docs" / "definition.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"[a-z_0-9]+", text))
+    for name, model in {"FileModel": SCHEMA, **SCHEMA["$defs"]}.items():
+        shapes = [model, *model.get("anyOf", [])]
+        for key in next((s["properties"] for s in shapes if "properties" in s), {}):
+            assert key in words, (name, key)
+    assert set(SCHEMA["$defs"]["FeatureModel"]["properties"]["agg"]["enum"]) <= words
+    language = (ROOT / "docs" / "expressions.md").read_text(encoding="utf-8")
+    assert set(FUNCTIONS) <= set(re.findall(r"[a-z_]+", language))
+
+
+@pytest.mark.parametrize(
+    "name", sorted(one.name for one in pkgutil.iter_modules([str(ROOT / "lookback" / "definition")]))
+)
+def test_doctests(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(f"lookback.definition.{name}")).failed == 0
