@@ -22,7 +22,7 @@ DISABLED = "disabled"  # null: the feature is switched off
 DOUBTS = (DISABLED, TRIMMED, OVERFLOW, STALE, UNKNOWN)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reading:
     """Features of one entity, all as of one instant.
 

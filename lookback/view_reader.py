@@ -23,7 +23,7 @@ from lookback.windows.results import to_python
 STATUS = (reading.OK, reading.DEFAULT, reading.OVERFLOW)  # by the kernel's `Status`
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """All of a view's features, by index in its plan."""
 
@@ -45,6 +45,7 @@ class ViewReader:
         self._back_ms = [feature.delay_ms + (feature.window_ms or 0) for feature in self.plan.features]
         self._longest_ms = max(self._back_ms, default=0)
         self._text_rows = text_words(self.plan).rows
+        self._starts_out = self.plan.out_starts[:-1]
         self._starts = np.zeros(2, np.int64)
         self._at = np.zeros(1, np.int64)
         self._covers = np.zeros(1, np.int64)
@@ -63,8 +64,10 @@ class ViewReader:
         if record.stale:
             return self._stored(record, at)
         self._load(record)
-        found = self._evaluate(at, event)
-        self._empty()
+        try:
+            found = self._evaluate(at, event)
+        finally:
+            self._empty()
         newest = record.event_time_ms
         if newest > at:  # asked for the past: the newest event that counts there
             before = int(record.rows[0].searchsorted(at, side="right"))
@@ -117,7 +120,7 @@ class ViewReader:
         status = values.status[:, 0].tolist()
         return Answer(
             to_python(self.plan, values, 0, self._log.texts),
-            [STATUS[status[start]] for start in self.plan.out_starts[:-1]],
+            [STATUS[status[start]] for start in self._starts_out],
         )
 
     def _stored(self, record: Record, at: int) -> Answer:

@@ -411,6 +411,7 @@ def test_wrong_use_says_what_to_do(job: Job, client: Client) -> None:
         client.get({"card": "c1"}, features=["cards.n_1d"], event=payment(T0), stream="other")
     with pytest.raises(UsageError, match="amount"):
         client.get({"card": "c1"}, features=["cards.n_1d"], event=payment(T0, amount="much"))
+    assert client.get({"card": "c1"}, features=["cards.n_1d"]).values == {"cards.n_1d": 1}
 
 
 def test_another_version_of_a_view_is_no_unknown_entity(job: Job, clock: Clock) -> None:

@@ -105,7 +105,7 @@ class ViewWrite:
     marks: Mapping[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Record:
     """What a store holds of one entity.
 
@@ -128,7 +128,7 @@ class Record:
     texts: StoredTexts
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Lookup:
     """One record to read.
 

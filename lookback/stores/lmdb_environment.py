@@ -366,7 +366,7 @@ class Environment:
 
     def failed(self, error: lmdb.Error | OSError) -> StoreError:
         """Return what to tell the user about an error of LMDB or of the file system."""
-        code = error.errno if isinstance(error, OSError) else error.code
+        code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
         if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return StoreError(
                 f"the disk of the online store {self.path} is full: make room there, writing then goes on."

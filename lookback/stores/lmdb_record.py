@@ -191,7 +191,7 @@ _NO_WORDS: I64 = np.empty(0, np.int64)
 _NO_STATUS: U8 = np.empty(0, np.uint8)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Unpacked:
     """One record, checked; `texts` are those of its text outputs, then of its lifetime accumulators."""
 

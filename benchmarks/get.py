@@ -1,0 +1,139 @@
+"""Reading in process through the client: 30 features as of now from LMDB, p50 and p99.
+
+    python benchmarks/get.py [--entities 2000] [--reads 20000]
+
+Owns: filling a store the way a job does, and timing `Client.get`. Two shapes: one view of 30 features with 40
+rows an entity, and the features of the card fraud definition spread over its three views.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from lookback.client import Client
+from lookback.definition.loader import load, loads
+from lookback.definition.view import Definition, View
+from lookback.events import EventBatch
+from lookback.stores.base import ViewWrite, open_store, text_words
+from lookback.windows.log import ViewLog
+
+ROOT = Path(__file__).resolve().parent.parent
+T0 = 1_700_000_000_000
+DAY = 86_400_000
+ROWS_AN_ENTITY = 40
+WINDOWS = "[1m, 1h, 1d, 7d, 30d]"
+ONE_VIEW = f"""
+streams:
+  payments:
+    topic: payments
+    event_time: {{field: ts, unit: ms}}
+    fields: {{card: string, merchant: string, amount: 'decimal(12,2)', declined: bool}}
+entities: {{card: string}}
+views:
+  cards:
+    entity: card
+    stream: payments
+    features:
+      n: {{agg: count, windows: {WINDOWS}}}
+      paid: {{agg: sum, of: amount, windows: {WINDOWS}}}
+      most: {{agg: max, of: amount, windows: {WINDOWS}}}
+      mean: {{agg: mean, of: amount, windows: {WINDOWS}}}
+      declines: {{agg: count, where: declined, windows: {WINDOWS}}}
+      since: {{agg: time_since_last, windows: {WINDOWS}}}
+"""
+
+
+def events_of(definition: Definition, entities: int, rng: np.random.Generator) -> EventBatch:
+    """Return `ROWS_AN_ENTITY` events a card over 25 days, on the definition's one stream."""
+    (stream,) = definition.streams.values()
+    n = entities * ROWS_AN_ENTITY
+    columns = {}
+    for field in stream.fields.values():
+        kind = field.type.kind
+        if kind == "string":
+            values = pa.array([f"{field.name} {i}" for i in rng.integers(0, entities, n)])
+        elif kind == "bool":
+            values = pa.array(rng.random(n) < 0.1)
+        else:
+            values = pa.array(rng.integers(1, 100_000, n))
+        columns[field.name] = values
+    times = np.sort(rng.integers(T0, T0 + 25 * DAY, n))
+    batch = pa.RecordBatch.from_pydict(columns)
+    return EventBatch(stream.name, stream.topic, 0, np.arange(n), times, None, batch)
+
+
+def write_of(view: View, batch: EventBatch) -> ViewWrite:
+    """Return what a job would have written of a view by the end of the batch."""
+    rows, log = view.encode(batch), ViewLog(view.plan)
+    values = rows.values.copy()
+    for word in text_words(view.plan).rows:
+        values[word - 2] = log.texts.intern(rows.texts)[values[word - 2]]
+    slots = log.new_slots(len(rows.keys))
+    log.apply(slots[rows.key_code], rows.time_ms, batch.offset, values)
+    found, newest = log.evaluate_newest(slots), log.newest_ms(slots)
+    flat, starts, life, covers = log.export(slots)
+    width = 2 + view.plan.width
+    logs = [flat[a:b].reshape(width, -1) for a, b in pairwise(starts)]
+    return ViewWrite(
+        view.name, view.fingerprint, 0, rows.keys, newest, newest, len(batch), int(newest.max()), found.words,
+        found.status, starts // width, np.concatenate(logs, axis=1), covers, np.ones(len(slots), np.bool_),
+        life, log.texts.get(range(len(log.texts))), {"payments/0": len(batch)},
+    )  # fmt: skip
+
+
+def measure(definition: Definition, features: list[str], entities: int, reads: int) -> dict[str, float]:
+    """Return p50 and p99 in microseconds over random entities, the store's pages in memory."""
+    rng = np.random.default_rng(1)
+    batch = events_of(definition, entities, rng)
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(f"lmdb:{folder}/online", write=True)
+        views = definition.views.values()
+        writer = store.writer(
+            {view.fingerprint: view.plan for view in views},
+            store.claim("benchmark"),
+            {view.fingerprint: view.name for view in views},
+        )
+        for view in views:
+            writer.write([write_of(view, batch)])
+        writer.flush()
+        store.close()
+        cards, merchants = (rng.integers(0, entities, reads + 500) for _ in range(2))
+        now = int(batch.event_time_ms[-1]) + 1000
+        with Client(definition, f"lmdb:{folder}/online", now=lambda: now) as client:
+            took = np.empty(reads + 500)
+            for i, (card, merchant) in enumerate(zip(cards.tolist(), merchants.tolist(), strict=True)):
+                entity = {"card": f"card {card}", "merchant": f"merchant {merchant}"}
+                start = time.perf_counter_ns()
+                client.get(entity, features=features)
+                took[i] = time.perf_counter_ns() - start
+    p50, p99 = np.percentile(took[500:] / 1000, [50, 99])
+    return {"features": len(features), "p50_us": round(float(p50), 1), "p99_us": round(float(p99), 1)}
+
+
+def main() -> None:
+    """Print one line of JSON a shape."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser.add_argument("--entities", type=int, default=2000)
+    parser.add_argument("--reads", type=int, default=20_000)
+    args = parser.parse_args()
+    one, fraud = loads(ONE_VIEW), load(ROOT / "features" / "fraud.yaml")
+    stored = [name for name in fraud.all_features() if "." in name]
+    shapes = [("one view", one, one.all_features()), ("three views", fraud, stored)]
+    versions = {"machine": platform.machine(), "python": platform.python_version()}
+    for name, definition, features in shapes:
+        found = measure(definition, features, args.entities, args.reads)
+        print(json.dumps({"get": name, **found, **versions}))
+
+
+if __name__ == "__main__":
+    main()
