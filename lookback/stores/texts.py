@@ -88,7 +88,11 @@ class StoredTexts(TextTable):
     def intern(self, texts: Sequence[str]) -> I64:
         """Return the id of each text, giving new ones to those not seen before. int64[n]."""
         if self._table is None:
-            self._table = {text: at for at, text in enumerate(self) if at}
+            # A text may stand twice, for rows and for values: the first id is the one that rows have.
+            self._table = {}
+            for at, text in enumerate(self):
+                if at:
+                    self._table.setdefault(text, at)
         out = []
         new: list[str] = []
         for text in texts:
