@@ -138,7 +138,8 @@ def test_plain_messages_are_not_left_to_the_slow_rules() -> None:
     message = (
         '{"id": 9223372036854775799, "note": "né", "skip": {"a": [1, {"b": null}], "c": "\\n"}, '
         '"price": -12.5, "rate": 1.2345678901234567e-300, "ok": true, '
-        '"when": "2024-02-29T12:34:56.789+01:00", "count": 1e3, "fine": "0.000001", "ts": 1700000000000.5}\r\n'
+        '"when": "2024-02-29T12:34:56.789+01:00", "count": 1e3, "fine": "0.000001", '
+        '"ts": 1700000000000.5}\r\n'
     )
     found, left = columns.decode(pa.array([message.encode()] * 3, pa.binary()))
     assert not left.any()
