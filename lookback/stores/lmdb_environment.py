@@ -157,13 +157,17 @@ class Environment:
 
     def sync(self) -> None:
         """Return once all committed transactions are on the disk."""
-        self._enter()
-        try:
-            self.env.sync(True)
-        except lmdb.Error as error:
-            raise self.failed(error) from None
-        finally:
-            self._leave()
+        while True:
+            if self._length() > int(self.env.info()["map_size"]):  # LMDB syncs through the map, all of it
+                self._adopt()
+            self._enter()
+            try:
+                return self.env.sync(True)
+            except lmdb.Error as error:
+                if getattr(error, "code", 0) != errno.ENOMEM or self._length() <= self.env.info()["map_size"]:
+                    raise self.failed(error) from None
+            finally:
+                self._leave()
 
     def check_readers(self) -> None:
         """Forget readers that died, so that the pages they looked at are used again."""

@@ -299,3 +299,16 @@ def test_errors_say_what_to_do(tmp_path: Path, error: lmdb.Error | OSError, says
     failed = store.env.failed(error)
     assert re.search(says, str(failed)) and str(tmp_path / "online") in str(failed)
     store.close()
+
+
+def test_flushing_what_another_process_grew(tmp_path: Path) -> None:
+    path = tmp_path / "online"
+    store = LmdbStore(path, write=True, first_map_bytes=SMALL_MAP)
+    writer = store.writer({FINGERPRINT: PLAN}, 1, {FINGERPRINT: "cards"})
+    run_in_process(write_steps, path, 0, 150, "")
+    assert (path / "data.mdb").stat().st_size > SMALL_MAP
+    writer.flush()
+    writer.write([write_of(PLAN, entities_of(200), sequence=200, shard=1)])
+    writer.flush()
+    assert read(store, "card 0").sequence == 200
+    store.close()
