@@ -87,9 +87,10 @@ def _live(settings: Settings, views: list[View], worker: int, items: Any) -> Non
     board = Board(settings.folder / "board", len(settings.parts))
     budget = MemoryBudget(settings, block_cache(min(64 << 20, settings.cache_bytes // 4)), _say)
     open_writer = _writer(settings, views)
+    lateness_ms = max(view.stream.lateness_ms for view in views)
 
     def shard(pointer: tuple[int, int] | None) -> LiveShard:
-        return LiveShard(settings, specs(views), board, worker, open_writer, budget, pointer)
+        return LiveShard(settings, specs(views), board, worker, open_writer, budget, pointer, lateness_ms)
 
     values = op.stateful_batch("shard", items, shard)
     # The step's name holds the number of writers: Bytewax refuses a resumed step whose partitions are gone.

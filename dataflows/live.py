@@ -14,7 +14,7 @@ import numpy as np
 
 from bytewax.operators import StatefulBatchLogic
 
-from dataflows.board import Board
+from dataflows.board import NEVER, Board
 from dataflows.failures import guarded
 from dataflows.route import I64, Item, text_columns
 from dataflows.settings import Settings
@@ -43,6 +43,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         open_writer: Callable[[], StoreWriter],
         budget: MemoryBudget,
         pointer: tuple[int, int] | None,
+        lateness_ms: int,
     ) -> None:
         self._settings = settings
         self._specs = views
@@ -51,6 +52,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         self._open_writer = open_writer
         self._budget = budget
         self._pointer = pointer
+        self._lateness_ms = lateness_ms  # the longest of all streams
         self._shard: Shard | None = None
         self._committed = False
         self._waiting: list[_Catchup | None] = []
@@ -83,7 +85,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         if self._shard is None:
             assert self._pointer is not None  # woken before any batch of this run: the old pointer stands
             return self._pointer
-        self._shard.commit(self._wait_for_room)
+        self._shard.commit(self._wait_for_room, self._settled_ms(self._shard))
         self._committed = True
         self._bound(self._shard)
         return self._shard.pointer()
@@ -198,6 +200,11 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             texts=texts,
             marks=dict(view.applied),
         )
+
+    def _settled_ms(self, shard: Shard) -> int:
+        """Return the time before which no partition will give an accepted event."""
+        marks = [shard.watermarks.get(part.id, NEVER) for part in self._settings.parts]
+        return max(NEVER, min(marks) - self._lateness_ms)
 
     # --- memory and disk ---------------------------------------------------------------------------------
 

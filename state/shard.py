@@ -115,13 +115,18 @@ class Shard:
                 "its disk was lost or rolled back; restore both from one backup, or name a fresh --state"
             )
 
-    def commit(self, wait: Callable[[str], None] | None = None) -> None:
-        """Commit step 3: write dirty rows, offsets, watermarks and the dirty set as one synced batch."""
+    def commit(self, wait: Callable[[str], None] | None = None, settled_ms: int = -(2**62)) -> None:
+        """Commit step 3: write dirty rows, offsets, watermarks and the dirty set as one synced batch.
+
+        settled_ms: no event before it will be accepted any more; entities that nobody can need then go.
+        wait: called while the disk is full (see `Database.write`).
+        """
         faults.reach("3-before", self.shard)
         puts: list[Put] = []
         slots = [view.dirty_slots() for view in self.views]
         for view, dirty in zip(self.views, slots, strict=True):
             puts.extend(view.puts(dirty))
+            puts.extend(view.expired(settled_ms))
         if faults.off("synced_batch"):
             # A test's switch: rows and offsets apart, as a commit that isn't atomic would leave them.
             self._db.write(self._commit_record(), wait)

@@ -22,6 +22,8 @@ from state.rocksdb import Database, Put
 I64 = npt.NDArray[np.int64]
 
 INLINE_ROWS = 64
+SWEEP_RECORDS = 32  # stored entities that a commit looks at, to drop those that nobody can need
+_NO_REACH = 2**61  # beyond any reach but that of a view which keeps every row
 _I64_MAX = np.iinfo(np.int64).max
 
 
@@ -44,6 +46,7 @@ class ViewState:
         self._slot_of: dict[str, int] = {}
         self._key_of: list[str | None] = []
         self._chunks: dict[int, list[tuple[int, int]]] = {}
+        self._sweep = b""
         # Per slot: earliest time changed since the last commit (max: clean), and when it was last used.
         self._dirty_from: I64 = np.empty(0, np.int64)
         self._used: I64 = np.empty(0, np.int64)
@@ -369,6 +372,9 @@ class ViewState:
         """Free clean logs, longest unused first, until the cache holds at most `target_bytes`."""
         if self.log.nbytes <= target_bytes:
             return
+        if self.log.texts.nbytes > target_bytes // 2 and not len(self.dirty_slots()):
+            self._begin_anew()  # texts leave the table only with all rows that may name them
+            return
         live = np.fromiter(self._slot_of.values(), np.int64, len(self._slot_of))
         live = live[self._dirty_from[live] == _I64_MAX]
         live = live[np.argsort(self._used[live], kind="stable")]
@@ -377,6 +383,48 @@ class ViewState:
         count = int(np.searchsorted(np.cumsum(sizes), excess)) + 1
         self.forget(live[:count])
         self.log.compact()
+
+    def _begin_anew(self) -> None:
+        """Drop the whole cache; nothing in it is dirty."""
+        self.log = ViewLog(self.plan)
+        if self._text_columns:
+            self.log.texts.intern([""])
+        self._slot_of.clear()
+        self._chunks.clear()
+        self._key_of = [None] * len(self._key_of)
+
+    def expired(self, before_ms: int) -> list[Put]:
+        """Return the deletes of some stored entities whose newest event lies at or before `before_ms` - reach.
+
+        No accepted event can need their rows. Looks at SWEEP_RECORDS records a call, round after round.
+        """
+        if self.log.life_words or self.log.reach_ms >= _NO_REACH or before_ms < -_NO_REACH:
+            return []
+        limit_ms = before_ms - self.log.reach_ms
+        first = b"e" + self._tag
+        out: list[Put] = []
+        seen = 0
+        for raw, record in self._db.scan(max(self._sweep, first), keys.after(first)):
+            seen += 1
+            if seen > SWEEP_RECORDS:
+                self._sweep = raw
+                return out
+            if codec.newest_of(record) <= limit_ms:
+                out.extend(self._forgotten(raw))
+        self._sweep = first
+        return out
+
+    def _forgotten(self, raw: bytes) -> list[Put]:
+        """Return the deletes of one entity, unless it has rows that are not stored yet."""
+        text = keys.entity_text(raw)
+        slot = self._slot_of.get(text)
+        if slot is not None:
+            if self._dirty_from[slot] != _I64_MAX:
+                return []
+            self.forget(np.array([slot]))
+        prefix = keys.chunk_prefix(self._tag, text)
+        chunks = [(key, None) for key, _ in self._db.scan(prefix, keys.after(prefix))]
+        return [(raw, None), *chunks]
 
     def forget(self, slots: I64) -> None:
         """Free the slots of clean logs."""

@@ -19,7 +19,17 @@ from lookback.stores.base import Lookup, open_store
 from lookback.windows.log import Values
 from lookback.windows.plan import unpack_position
 from lookback.windows.results import to_python
-from tests.parity.events import ALL_TIES, DAY, NO_TIES, Logs, accepted, logs_of, oracle_value, plain, write_lines
+from tests.parity.events import (
+    ALL_TIES,
+    DAY,
+    NO_TIES,
+    Logs,
+    accepted,
+    logs_of,
+    oracle_value,
+    plain,
+    write_lines,
+)
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "definitions"
 START = 1_704_067_200_000
@@ -119,7 +129,9 @@ def test_the_store_holds_the_oracles_values_and_reads_as_of_any_instant(
         assert record is not None
         values = Values(record.words.reshape(-1, 1), record.status.reshape(-1, 1))
         for feature, value in zip(view.features, to_python(view.plan, values, 0, record.texts), strict=True):
-            assert plain(feature, value) == oracle_value(view, feature, rows, *own[:2], own, True), feature.name
+            assert plain(feature, value) == oracle_value(view, feature, rows, *own[:2], own, True), (
+                feature.name
+            )
     opened.close()
     with Client(definition, store) as client:
         for key, rows in logs.rows.items():
@@ -182,7 +194,14 @@ def transfers(tmp_path_factory: pytest.TempPathFactory) -> Path:
             }
         )  # fmt: skip
         if rng.random() < 0.6:
-            logins.append({"t": at // 1000, "account": int(rng.integers(5)), "ip": f"ip{rng.integers(3)}", "ok": bool(rng.random() < 0.4)})
+            logins.append(
+                {
+                    "t": at // 1000,
+                    "account": int(rng.integers(5)),
+                    "ip": f"ip{rng.integers(3)}",
+                    "ok": bool(rng.random() < 0.4),
+                }
+            )
     write_lines(path / "bank.transfers", [moves[0::2], moves[1::2]])
     write_lines(path / "bank.logins", [logins])
     return path
@@ -224,7 +243,9 @@ def test_labels_ask_all_views_at_their_instants(including: bool, transfers: Path
     labels = pa.table(
         {
             "account": rng.integers(0, 7, count),
-            "time": np.array([int(t) + int(rng.choice([0, 0, 1, -1, 5000])) for t in rng.choice(times, count)]),
+            "time": np.array(
+                [int(t) + int(rng.choice([0, 0, 1, -1, 5000])) for t in rng.choice(times, count)]
+            ),
             "fraud": rng.random(count) < 0.5,
         }
     )

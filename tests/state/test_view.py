@@ -134,6 +134,53 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     db.close()
 
 
+PLAIN = ViewPlan((), 0, (Feature("n_1d", Agg.COUNT, Term(), DAY, Result.INT),))
+
+
+def test_entities_that_nobody_can_need_are_dropped(tmp_path: Path) -> None:
+    db = Database(tmp_path / "state", create=True)
+    state = ViewState("v", "ab" * 32, PLAIN, db)
+    none = np.empty((0, 100), np.int64)
+    names = [f"k{i}" for i in range(100)]
+    slots = state.slots(names)
+    times = np.arange(100) * 1000  # the newest event of k<i> is at i seconds
+    for n in range(90):  # k0 .. k9 get 90 rows more each: long logs, in chunks
+        state.apply(slots[:10], times[:10] - 1 - n, np.arange(10) + 1000 * n, none[:, :10])
+    state.apply(slots, times, np.arange(100) + 10**6, none)
+    dirty = state.dirty_slots()
+    db.write(state.puts(dirty))
+    state.stored(dirty)
+    state.apply(slots[3:4], times[3:4] + 5, np.array([10**7]), none[:, :1])  # dirty: must stay
+    settled = (
+        DAY + 50_000
+    )  # events after this are accepted; those at or before 50 s lie outside all their windows
+    for _ in range(5):
+        db.write(state.expired(settled))
+    assert set(state.all_keys()) == {"k3", *names[51:]}
+    assert not [key for key, _ in db.scan(b"r", b"s") if b"k1" in key]
+    assert state.log.lengths(state.slots(["k60"])).tolist() == [1]
+    assert state.log.lengths(state.slots(["k3"])).tolist() == [92]
+    db.close()
+
+
+def test_texts_that_no_row_names_leave_memory(tmp_path: Path) -> None:
+    db, state = make(tmp_path / "state")
+    for step in range(20):
+        texts = [f"device {step}-{i}" for i in range(1000)]
+        values = np.zeros((3, 1000), np.int64)
+        values[2] = np.arange(1000)
+        time_ms = np.full(1000, 1_700_000_000_000 + step * 2 * DAY)
+        position = np.arange(1000) + 1000 * step
+        state.apply(state.slots(["a"] * 1000), time_ms, position, state.intern(texts, values))
+        dirty = state.dirty_slots()
+        db.write(state.puts(dirty))
+        state.stored(dirty)
+        state.evict(200_000)
+        assert len(state.log.texts) < 5_000
+    assert picture(state, ["a"])[0][1][:2] == ["device 19-0", "device 19-1"]  # type: ignore[index]
+    db.close()
+
+
 def test_a_shard_comes_back_as_committed(tmp_path: Path) -> None:
     path = tmp_path / "shard-03"
     create_shard(path, 3, 32, [SPEC])
