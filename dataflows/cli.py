@@ -70,7 +70,7 @@ def check(features: Features, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(describe_json(definition)))
     else:
-        Console(highlight=False).print(describe(definition))
+        print(describe(definition))
 
 
 @_example("lookback schema > lookback.schema.json")

@@ -171,7 +171,7 @@ def test_texts_that_no_row_names_leave_memory(tmp_path: Path) -> None:
         values[2] = np.arange(1000)
         time_ms = np.full(1000, 1_700_000_000_000 + step * 2 * DAY)
         position = np.arange(1000) + 1000 * step
-        state.apply(state.slots(["a"] * 1000), time_ms, position, state.intern(texts, values))
+        state.apply(state.slots(["a"])[np.zeros(1000, int)], time_ms, position, state.intern(texts, values))
         dirty = state.dirty_slots()
         db.write(state.puts(dirty))
         state.stored(dirty)
