@@ -77,6 +77,7 @@ class DeadLetterPart(StatefulSinkPartition[Sequence[DeadLetter], int]):
             if resume_bytes is None:
                 resume_bytes = _begin(folder / f".{name}.begun", path, job)
             if length < resume_bytes:
+                self._file.close()
                 raise StoreError(
                     f"{path} has {length} bytes, and the job's last epoch had written {resume_bytes}; "
                     "restore the file, or give another --dead-letters folder and a fresh --state."

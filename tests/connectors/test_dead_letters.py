@@ -13,8 +13,9 @@ from typing import Any
 import bytewax.operators as op
 import pytest
 from bytewax.dataflow import Dataflow
+from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourcePartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
-from bytewax.testing import TestingSource, cluster_main, run_main
+from bytewax.testing import run_main
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -168,36 +169,50 @@ def test_a_full_disk_is_told_from_other_failures(tmp_path: Path, monkeypatch: py
     part.close()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_dataflow_that_crashes_writes_each_letter_once(tmp_path: Path, workers: int) -> None:
+class Letters(FixedPartitionedSource[Any, int]):
+    """One letter a batch; stops as a crash does before number `crash_at`."""
+
+    def __init__(self, crash_at: int | None) -> None:
+        self.crash_at = crash_at
+
+    def list_parts(self) -> list[str]:
+        return ["all"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> LettersPart:
+        return LettersPart(resume_state or 0, self.crash_at)
+
+
+class LettersPart(StatefulSourcePartition[Any, int]):
+    def __init__(self, number: int, crash_at: int | None) -> None:
+        self.number, self.crash_at = number, crash_at
+
+    def next_batch(self) -> list[Any]:
+        if self.number == self.crash_at:
+            raise AbortExecution
+        if self.number == 60:
+            raise StopIteration
+        number, self.number = self.number, self.number + 1
+        return [(part_name("tx", number % 12), [letter(number, "tx", number % 12)])]
+
+    def snapshot(self) -> int:
+        return self.number
+
+
+def test_a_dataflow_that_crashes_writes_each_letter_once(tmp_path: Path) -> None:
     parts = [("tx", n) for n in range(12)]
-    items: list[Any] = []
-    for number in range(60):
-        key = part_name("tx", number % 12)
-        items.append((key, [letter(number, "tx", number % 12)]))
-    aborts = [*items[:25], TestingSource.ABORT(), *items[25:]]
-    recovery = tmp_path / "recovery"
+    recovery, out = tmp_path / "recovery", tmp_path / "out"
     recovery.mkdir()
     init_db_dir(recovery, 1)
-    out = tmp_path / "out"
-
-    def flow() -> Dataflow:
-        made = Dataflow("letters")
-        source = op.input("in", made, TestingSource(aborts, batch_size=1))
+    for crash_at in (3, 25, 41, None):
+        flow = Dataflow("letters")
+        source = op.input("in", flow, Letters(crash_at))
         op.output("out", source, DeadLetterSink(out, parts, "job"))
-        return made
-
-    for _ in range(2):
-        config = RecoveryConfig(str(recovery))
-        if workers == 1:
-            run_main(flow(), epoch_interval=timedelta(0), recovery_config=config)
-        else:
-            cluster_main(
-                flow(), [], 0, worker_count_per_proc=2, epoch_interval=timedelta(0), recovery_config=config
-            )
+        epoch = timedelta(days=1) if crash_at == 3 else timedelta(0)  # the first crash: before any epoch
+        run_main(flow, epoch_interval=epoch, recovery_config=RecoveryConfig(str(recovery)))
     assert sorted(offsets(out)) == list(range(60))
     for file in out.glob("*.jsonl"):
-        assert {part_name(found.topic, found.partition) for found in map(from_line, file.open("rb"))} == {
-            file.stem
-        }
+        with file.open("rb") as stream:
+            assert {part_name(found.topic, found.partition) for found in map(from_line, stream)} == {
+                file.stem
+            }
     assert len(list(out.glob("*.jsonl"))) == 12
