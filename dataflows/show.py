@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import sqlite3
@@ -101,11 +102,10 @@ def _partitions(state: Path) -> dict[str, Any]:
     """Return each source partition's place as of the last durable epoch, from the recovery store."""
     found: dict[str, Any] = {}
     for file in (state / "recovery").glob("part-*.sqlite3"):
-        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as db:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
             rows = db.execute(
                 "SELECT state_key, ser_change, MAX(snap_epoch) FROM snaps WHERE step_id LIKE '%source%' GROUP BY state_key"
             ).fetchall()
-        db.close()
         for key, change, _ in rows:
             if change is not None:
                 # Written by this program's own sources; Bytewax keeps states pickled.

@@ -9,6 +9,7 @@ DIR/board, settings.json, failure.json, pids, worker-N.log   of the running job;
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import shutil
@@ -45,10 +46,14 @@ class StateFolder:
         self._lock = self._take_lock()
         self.id = uuid.uuid4().hex
         self.keys = shard_keys(self.shards)
-        if (path / "state.json").exists():
-            self._check(source, parts)
-        else:
-            self._make(source, parts)
+        try:
+            if (path / "state.json").exists():
+                self._check(source, parts)
+            else:
+                self._make(source, parts)
+        except BaseException:
+            self._lock.close()
+            raise
 
     def _take_lock(self) -> IO[str]:
         lock = (self.path / "lock").open("w")
@@ -158,9 +163,8 @@ class StateFolder:
             )
         for file in files:
             try:
-                with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as db:
+                with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
                     answer = db.execute("PRAGMA quick_check").fetchone()[0]
-                db.close()
             except sqlite3.DatabaseError as error:
                 answer = str(error)
             if answer != "ok":

@@ -141,16 +141,15 @@ def test_rows_above_the_last_safe_time_are_provisional(definition: Definition, t
 def test_a_partition_far_ahead_waits_for_the_slow_one(definition: Definition, tmp_path: Path) -> None:
     """Partition 1 holds days that partition 0 reaches only at its end: the values are those of one partition."""
     table = events(days=20, count=6000)
+    table = table.set_column(3, "ts", table["_timestamp_ms"])  # nobody is late, so both accept the same events
     ahead = table.set_column(4, "_partition", pa.array((table["ts"].to_numpy() > START + 8 * DAY).astype(np.int32)))
     source = write(tmp_path / "archive", ahead)
     found = rows(definition, tmp_path / "out", source, 0).sort_by("id")
-    on_time = load_training(tmp_path / "out").manifest
-    assert on_time.rows == len(found)
     single = table.set_column(4, "_partition", pa.array(np.zeros(len(table), np.int32)))
     single = single.set_column(5, "_offset", pa.array(np.arange(len(table))))
     one = rows(definition, tmp_path / "one", write(tmp_path / "single", single), 0).sort_by("id")
-    common = set(found["id"].to_pylist()) & set(one["id"].to_pylist())
-    assert len(common) > 5000
+    place = ["_partition", "_offset"]
+    assert found.drop_columns(place).equals(one.drop_columns(place))
 
 
 @pytest.mark.parametrize(
