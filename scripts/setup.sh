@@ -40,7 +40,7 @@ stamp_of() { cat "$@" | cksum | tr ' ' '-'; }
 stamped() { [ "$(cat "$1" 2>/dev/null)" = "$2" ]; }
 
 packages_stamp=$(stamp_of requirements.lock pyproject.toml)-$(pwd | cksum | tr ' ' '-')
-kernels_stamp=$(stamp_of lookback/windows/*.py)-$packages_stamp
+kernels_stamp=$(stamp_of lookback/windows/*.py connectors/json_*.py)-$packages_stamp
 if stamped .venv/.packages "$packages_stamp" && stamped .venv/.kernels "$kernels_stamp" \
     && usable .venv/bin/python >/dev/null && [ -x .venv/bin/lookback ]; then
     say "nothing to do: .venv holds what requirements.lock names (CPython $(usable .venv/bin/python))"
@@ -83,7 +83,7 @@ else
     printf '%s\n' "$packages_stamp" > .venv/.packages
 fi
 
-say "4/4 compiling the window kernels (once; about a minute)"
-.venv/bin/python -m lookback.windows.warm
+say "4/4 compiling the kernels (once; about a minute)"
+.venv/bin/python -m scripts.warm
 printf '%s\n' "$kernels_stamp" > .venv/.kernels
 say "done. Next: make demo"
