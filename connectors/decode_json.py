@@ -68,7 +68,9 @@ class JsonColumns:
         left = np.zeros(rows, np.bool_)
         if messages.null_count:
             left |= ~np.asarray(messages.is_valid().to_numpy(zero_copy_only=False))
-        json_scan.scan(data, offsets, self._names, self._name_starts, self._enough, tags, starts, ends, left)
+        guesses = np.full(json_scan.MAX_KEYS, -1, np.int32)
+        names, name_starts = self._names, self._name_starts
+        json_scan.scan(data, offsets, names, name_starts, guesses, self._enough, tags, starts, ends, left)
         columns = [
             _column(target, data, tags[slot], starts[slot], ends[slot], left)
             for target, slot in zip(self._targets, self._slots, strict=True)

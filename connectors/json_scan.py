@@ -330,6 +330,7 @@ def scan(
     offsets: I32,
     names: U8,
     name_starts: I32,
+    guesses: I32,
     enough: int,
     tags: U8,
     starts: I32,
@@ -338,11 +339,11 @@ def scan(
 ) -> None:
     """Scan messages [offsets[i], offsets[i+1]) of `data`.
 
-    names, name_starts: the wanted keys end to end. enough: a message is not read beyond that many keys, nor
-    is the rest checked (-1: it is read to its end). tags, starts, ends: [slots, n], zeroed; starts and ends
-    leave a string's quotes out. left: bool[n], set where a message is left over.
+    names, name_starts: the wanted keys end to end. guesses: int32[MAX_KEYS] of -1, scratch. enough: a message
+    is not read beyond that many keys, nor is the rest checked (-1: it is read to its end). tags, starts,
+    ends: [slots, n], zeroed; starts and ends leave a string's quotes out. left: bool[n], set where a message
+    is left over.
     """
-    guesses = np.full(MAX_KEYS, -1, np.int32)
     for row in range(len(offsets) - 1):
         if not scan_message(
             data, offsets[row], offsets[row + 1], names, name_starts, guesses, enough, row, tags, starts, ends
