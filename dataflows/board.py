@@ -4,7 +4,8 @@ The board decides no value. It bounds memory (a source too far ahead of the slow
 makes sources wait) and feeds progress; a torn read costs a little waiting, nothing else.
 
     board := header row[parts]      int64 each
-    header := pressure{HEADER}      pressure[i] is worker i's bytes in dirty logs over its limit
+    header := pressure{WORKERS} waiting{WORKERS}
+    pressure[i] is worker i's bytes in dirty logs over its limit; waiting[i] is 1 while it waits for disk room
     row := COLUMNS                  see the names below
 """
 
@@ -15,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-HEADER = 64
+WORKERS = 64
+HEADER = 2 * WORKERS
 (WATERMARK, OFFSET, ROWS, BYTES, LATE, AHEAD, BAD, NO_KEY, DONE, TOTAL, EVENT_TIME, FIRST) = range(12)
 COLUMNS = 16
 NEVER = -(2**62)
@@ -28,7 +30,8 @@ class Board:
     def __init__(self, path: Path, parts: int) -> None:
         """Map the board at `path` for `parts` source partitions."""
         words = np.memmap(path, dtype=np.int64, mode="r+", shape=(HEADER + parts * COLUMNS,))
-        self.pressure: npt.NDArray[np.int64] = words[:HEADER]
+        self.pressure: npt.NDArray[np.int64] = words[:WORKERS]
+        self.waiting: npt.NDArray[np.int64] = words[WORKERS:HEADER]
         self.rows: npt.NDArray[np.int64] = words[HEADER:].reshape(parts, COLUMNS)
 
     @staticmethod

@@ -6,7 +6,6 @@ source ─ branch ┬ rows ─ stateful_batch (one key a shard) ─ online store
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -85,7 +84,7 @@ def _source(
 
 def _live(settings: Settings, views: list[View], worker: int, items: Any) -> None:
     board = Board(settings.folder / "board", len(settings.parts))
-    budget = MemoryBudget(settings, block_cache(min(64 << 20, settings.cache_bytes // 4)), _say)
+    budget = MemoryBudget(settings, block_cache(min(64 << 20, settings.cache_bytes // 4)))
     open_writer = _writer(settings, views)
     lateness_ms = max(view.stream.lateness_ms for view in views)
 
@@ -118,6 +117,3 @@ def _writer(settings: Settings, views: list[View]) -> Callable[[], StoreWriter]:
 
     return open_once
 
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

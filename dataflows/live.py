@@ -7,6 +7,7 @@ interleaving could take a value back (see docs/commit.md).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from bytewax.operators import StatefulBatchLogic
 
 from dataflows.board import NEVER, Board
+from dataflows.disk import ROOM_BYTES, free_bytes, no_room
 from dataflows.failures import guarded
 from dataflows.route import I64, Item, text_columns
 from dataflows.settings import Settings
@@ -28,6 +30,7 @@ from state.rocksdb import Database
 from state.shard import Shard, ViewSpec
 from state.view import ViewState
 
+WAIT_SECONDS = 0.2  # between looks at a full disk
 EMIT_KEYS = 4096  # keys a write holds when a shard emits all that is dirty
 
 
@@ -68,7 +71,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         if self._committed:
             # The first batch after a commit proves that commit's epoch durable on all workers.
             self._committed = False
-            shard.proved_durable()
+            shard.proved_durable([catchup is None for catchup in self._waiting])
             faults.reach("4-after", shard.shard)
         faults.reach("1-before", shard.shard)
         changes = self._apply(shard, values)
@@ -85,7 +88,9 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         if self._shard is None:
             assert self._pointer is not None  # woken before any batch of this run: the old pointer stands
             return self._pointer
+        self._keep_room()
         self._shard.commit(self._wait_for_room, self._settled_ms(self._shard))
+        self._board.waiting[self._worker] = 0
         self._committed = True
         self._bound(self._shard)
         return self._shard.pointer()
@@ -104,6 +109,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             marks = writer.marks(view.fingerprint, number)
             self._waiting.append(_Catchup(marks, lost=marks is None and shard.epoch > 0))
         self._shard = shard
+        faults.reach("0-open", number)
 
     # --- step 1 ------------------------------------------------------------------------------------------
 
@@ -133,13 +139,15 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         """Commit step 2: yield absolute values, each write with the served mark that it includes."""
         catchup = self._waiting[index]
         if catchup is not None:
+            # In the dirty set, so that a commit before the mark is passed keeps what is still to go out.
             for slots, _ in changes:
-                catchup.touched.update(view.keys_of(np.unique(slots).tolist()))
+                shard.dirty[index].update(view.keys_of(np.unique(slots).tolist()))
             if not catchup.passed(view):
                 return
             self._waiting[index] = None
+            faults.reach("2-again", shard.shard)
             every = view.all_keys() if catchup.lost else ()
-            for keys in _batches({*every, *shard.dirty[index], *catchup.touched}):
+            for keys in _batches({*every, *shard.dirty[index]}):
                 slots = view.slots(keys)
                 shard.dirty[index].update(keys)
                 yield self._whole(shard, index, view, slots)
@@ -213,20 +221,27 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         over = self._budget.evict(shard)
         self._board.pressure[self._worker] = over
 
+    def _keep_room(self) -> None:
+        """Wait while the disk is nearly full: step 4 needs room too, and Bytewax's store can't wait for it."""
+        folder = self._settings.folder
+        while free_bytes(folder) < ROOM_BYTES:
+            self._wait_for_room(no_room(folder))
+            time.sleep(WAIT_SECONDS)
+
     def _wait_for_room(self, message: str) -> None:
+        """Say on the board that this worker waits; the parent, whose log lies elsewhere, tells the person."""
         if draining():
             raise StateError(message)
-        self._budget.say(message)
+        self._board.waiting[self._worker] = 1
 
 
 class MemoryBudget:
     """One worker's share of the cache, over all its shards."""
 
-    def __init__(self, settings: Settings, blocks: Any, say: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, blocks: Any) -> None:
         self.limit_bytes = settings.cache_bytes // settings.shards
         self.write_buffer_bytes = max(256 << 10, min(8 << 20, self.limit_bytes // 2))
         self.blocks = blocks
-        self.say = say
         self._over: dict[int, int] = {}
 
     def evict(self, shard: Shard) -> int:
@@ -238,12 +253,11 @@ class MemoryBudget:
 
 
 class _Catchup:
-    """What a view waits for after a start, and what was touched meanwhile."""
+    """What a view waits for after a start."""
 
     def __init__(self, marks: dict[str, int] | None, *, lost: bool) -> None:
         self.marks = {} if faults.off("served_mark") else dict(marks or {})
         self.lost = lost  # the store knows nothing of a shard that has state: all of it goes out again
-        self.touched: set[str] = set()
 
     def passed(self, view: ViewState) -> bool:
         return all(view.applied.get(part, -1) >= offset for part, offset in self.marks.items())

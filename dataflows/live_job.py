@@ -7,6 +7,7 @@ from pathlib import Path
 
 from connectors.archive import Archive, PartitionInfo
 from dataflows.board import Board
+from dataflows.disk import DiskWatch
 from dataflows.processes import run_workers
 from dataflows.progress import Progress
 from dataflows.settings import Part, Settings
@@ -14,6 +15,7 @@ from dataflows.state_folder import StateFolder
 from lookback.definition import Definition
 from lookback.errors import UsageError
 from lookback.stores.base import open_store
+from state import faults
 
 SCHEME = "archive:"
 
@@ -71,6 +73,7 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
         store = open_store(options.store, write=True)
         generation = store.claim(str(options.state))
         store.close()
+        faults.reach("0-claim")
         settings = Settings(
             definition=str(Path(definition.path).resolve()),
             fingerprint=definition.fingerprint,
@@ -91,7 +94,8 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
         board = Board.reset(settings.folder / "board", len(parts))
         total = sum(info.rows for info in found)
         with Progress("run", board, total, quiet=options.quiet) as progress:
-            stopped = run_workers(settings, progress.tick)
+            watch = DiskWatch(board, folder.path)
+            stopped = run_workers(settings, progress.tick, watch.tick)
             counts = progress.totals()
     finally:
         folder.close()

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dataflows import failures
 from dataflows.settings import Settings
@@ -82,8 +83,8 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_workers(settings: Settings, tick: Callable[[], None]) -> bool:
-    """Run the job's workers to their end, calling `tick` now and then; return whether a person stopped it.
+def run_workers(settings: Settings, *ticks: Callable[[], None]) -> bool:
+    """Run the job's workers to their end, calling `ticks` now and then; return whether a person stopped it.
 
     Raises WorkerFailed, or RefusedError where a worker refused to go on.
     """
@@ -106,44 +107,57 @@ def run_workers(settings: Settings, tick: Callable[[], None]) -> bool:
             while any(worker.poll() is None for worker in workers):
                 if any(worker.poll() not in (None, 0) for worker in workers):
                     break
-                tick()
+                for tick in ticks:
+                    tick()
                 time.sleep(POLL_SECONDS)
         finally:
-            _end(workers)
-    codes = [worker.returncode for worker in workers]
+            put_down = _end(workers)
+    # Those put down here failed in nothing.
+    codes = [0 if i in put_down else worker.returncode for i, worker in enumerate(workers)]
     if any(codes):
         _raise(settings, codes)
     return stopped
 
 
-def _end(workers: list[subprocess.Popen[bytes]]) -> None:
-    """Leave no worker behind: one that didn't end by itself has nothing to commit any more."""
+def _end(workers: list[subprocess.Popen[bytes]]) -> set[int]:
+    """Leave no worker behind: one that didn't end by itself has nothing to commit any more. Return which."""
+    put_down = set()
     failed = any(worker.poll() not in (None, 0) for worker in workers)
     deadline = time.monotonic() + (1.0 if failed else KILL_AFTER_SECONDS)
-    for worker in workers:
+    for index, worker in enumerate(workers):
         if worker.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.wait(max(0.0, deadline - time.monotonic()))
         if worker.poll() is None:
+            put_down.add(index)
             worker.kill()
             worker.wait()
+    return put_down
 
 
 def _raise(settings: Settings, codes: list[int]) -> None:
-    failure = settings.folder / "failure.json"
-    if failure.exists():
-        record = json.loads(failure.read_text())
+    # A worker killed by a signal is the cause; what its peers then noted is the consequence.
+    killed = next((i for i, code in enumerate(codes) if code < 0), None)
+    record = _noted(settings.folder / "failure.json")
+    if record is not None and (record["known"] or killed is None):
         if record["exit_code"] == RefusedError.exit_code:
             raise RefusedError(record["message"])
         hint = "" if record["known"] else f" (see {_log(settings, codes)})"
         raise WorkerFailed(record["message"] + hint)
-    index = next(i for i, code in enumerate(codes) if code)
+    index = killed if killed is not None else next(i for i, code in enumerate(codes) if code)
     code = codes[index]
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     raise WorkerFailed(
         f"worker {index} {how}; run the same command again to go on from the last epoch "
         f"(its log: {_log(settings, codes)})"
     )
+
+
+def _noted(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError):
+        return None  # on a full disk it may be torn
 
 
 def _log(settings: Settings, codes: list[int]) -> Path:

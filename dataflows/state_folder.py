@@ -25,6 +25,7 @@ from dataflows.placement import shard_keys
 from dataflows.settings import SHARDS
 from lookback.definition import Definition
 from lookback.errors import LookbackError, RefusedError
+from state import faults
 from state.shard import ViewSpec, create_shard
 
 FORMAT = 1
@@ -76,6 +77,7 @@ class StateFolder:
             # What a crash while making left is not known to be whole: nothing was counted in it yet.
             shutil.rmtree(self.path / f"shard-{shard:02d}", ignore_errors=True)
             create_shard(self.path / f"shard-{shard:02d}", shard, self.shards, self._specs)
+            faults.reach("0-make", shard)
         recovery = self.path / "recovery"
         shutil.rmtree(recovery, ignore_errors=True)
         recovery.mkdir()

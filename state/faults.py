@@ -16,7 +16,15 @@ _POINT, _, _COUNT = os.environ.get("LOOKBACK_FAULT", "").partition(":")
 _OFF = frozenset(filter(None, os.environ.get("LOOKBACK_FAULT_OFF", "").split(",")))
 _left = int(_COUNT or 1)
 
-POINTS = ("1-before", "1-after", "2-before", "2-after", "3-before", "3-after", "4-after")
+POINTS = (
+    "0-make",  # the parent has made a shard of a new state
+    "0-claim",  # the parent has claimed the store
+    "0-open",  # a shard is open and owns its part of the store
+    *("1-before", "1-after", "2-before", "2-after", "3-before", "3-after"),
+    "2-again",  # the served mark is passed; all that waited is about to go out
+    "3-torn",  # between the two writes of a commit whose batch is switched off
+    *("4-before", "4-after"),
+)
 
 
 def reach(point: str, where: int = 0) -> None:

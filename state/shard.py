@@ -154,10 +154,14 @@ class Shard:
         }
         return [(keys.COMMIT, json.dumps(commit, ensure_ascii=False).encode())]
 
-    def proved_durable(self) -> None:
-        """Forget the dirty set: the first batch of an epoch proves that the one before is durable everywhere."""
-        for dirty in self.dirty:
-            dirty.clear()
+    def proved_durable(self, emitted: Sequence[bool]) -> None:
+        """Forget the dirty set: the first batch of an epoch proves that the one before is durable everywhere.
+
+        emitted: view by view, whether its dirty keys went out; those that still wait for the served mark stay.
+        """
+        for dirty, gone in zip(self.dirty, emitted, strict=True):
+            if gone:
+                dirty.clear()
 
     def evict(self, cache_bytes: int) -> None:
         """Free clean logs until the caches hold at most `cache_bytes`."""

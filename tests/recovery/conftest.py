@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import SEED
 from tests.recovery.events import Archive, make_archive, write_definition
 from tests.recovery.job import Job
-from tests.recovery.served import Checker, picture
+from tests.recovery.served import Checker, Seen, picture
 
 ROUNDS = int(os.environ.get("LOOKBACK_CRASH_ROUNDS", "1"))
 
@@ -26,7 +26,8 @@ class Undisturbed:
     folder: Path
     definition: Path
     archive: Archive
-    picture: dict[tuple[str, str], object]
+    picture: dict[tuple[str, str], Seen]
+    letters: dict[str, bytes]  # the files of dead letters
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     archive = make_archive(folder / "archive", seed=SEED)
     job = Job(folder, definition, archive, jitter_rows=None, epoch="1s")
     job.finish()
-    return Undisturbed(folder, definition, archive, picture(definition, job.store, archive))
+    seen = picture(definition, job.store, archive)
+    return Undisturbed(folder, definition, archive, seen, dead_letters(job))
 
 
 @pytest.fixture
@@ -60,6 +62,11 @@ def new_job(tmp_path: Path, undisturbed: Undisturbed) -> Callable[..., Job]:
 def dice() -> random.Random:
     """Return a generator seeded with this run's seed."""
     return random.Random(SEED)
+
+
+def dead_letters(job: Job) -> dict[str, bytes]:
+    """Return the bytes of a job's files of dead letters."""
+    return {path.name: path.read_bytes() for path in (job.state / "dead-letters").glob("*.jsonl")}
 
 
 def assert_right(checker: Checker) -> None:

@@ -167,10 +167,21 @@ class Poller:
             self._failed = error
 
 
-def picture(definition: Path, store: Path, archive: Archive) -> dict[tuple[str, str], object]:
-    """Return all that a reader can get of every entity: what is stored, and values as of two instants."""
+@dataclass(frozen=True)
+class Seen:
+    """All that a reader can get of an entity: what is stored, and (values, status) as of two instants."""
+
+    event_time_ms: int
+    as_of_ms: int
+    stale: bool
+    status: bytes
+    reads: list[tuple[dict[str, Any], dict[str, str]]]
+
+
+def picture(definition: Path, store: Path, archive: Archive) -> dict[tuple[str, str], Seen]:
+    """Return what a reader gets of every entity, by view and key."""
     loaded = load(definition)
-    found: dict[tuple[str, str], object] = {}
+    found: dict[tuple[str, str], Seen] = {}
     with Client(loaded, f"lmdb:{store}") as client:
         for view in loaded.views.values():
             keys = archive.keys(view.name)
@@ -181,7 +192,7 @@ def picture(definition: Path, store: Path, archive: Archive) -> dict[tuple[str, 
                 entity = {view.key_names[0]: key}
                 newest = record.event_time_ms
                 reads = [client.get(entity, features=names, at=newest + later) for later in (0, 45_000)]
-                found[view.name, key] = (
+                found[view.name, key] = Seen(
                     newest,
                     record.as_of_ms,
                     record.stale,
