@@ -116,4 +116,3 @@ def _writer(settings: Settings, views: list[View]) -> Callable[[], StoreWriter]:
         return open_store(settings.store, write=True).writer(plans, settings.generation, names)
 
     return open_once
-

@@ -12,22 +12,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-
 from bytewax.operators import StatefulBatchLogic
 
 from dataflows.board import NEVER, Board
 from dataflows.disk import ROOM_BYTES, free_bytes, no_room
 from dataflows.failures import guarded
-from dataflows.route import I64, Item, text_columns
+from dataflows.route import I64, Item
 from dataflows.settings import Settings
 from dataflows.source import draining
 from lookback.stores.base import StoreWriter, ViewWrite, row_limit
 from lookback.windows.log import Values
-from lookback.windows.plan import ROW_HEAD, Result, ViewPlan
+from lookback.windows.plan import Status
+from lookback.windows.text_words import text_words
 from state import faults
 from state.errors import StateError
 from state.rocksdb import Database
 from state.shard import Shard, ViewSpec
+from state.texts import life_places
 from state.view import ViewState
 
 WAIT_SECONDS = 0.2  # between looks at a full disk
@@ -188,7 +189,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         newest = view.log.newest_ms(slots)
         covers = view.log.covers_from_ms(slots)
         life = view.log.export(slots)[2] if view.log.life_words else np.empty((len(slots), 0), np.int64)
-        texts, words, rows = _own_texts(view, values, rows)
+        texts, words, rows, life = _own_texts(view, values, rows, life)
         return ViewWrite(
             view=view.name,
             fingerprint=view.fingerprint,
@@ -269,28 +270,19 @@ def _batches(keys: set[str]) -> Iterator[list[str]]:
         yield ordered[start : start + EMIT_KEYS]
 
 
-def _own_texts(view: ViewState, values: Values, rows: I64) -> tuple[list[str], I64, I64]:
-    """Return the texts that values and rows name, and both with indices into them instead of log ids."""
-    plan = view.plan
-    outs = text_outputs(plan)
-    columns = [ROW_HEAD + c for c in text_columns(plan)]
-    if not (outs or columns):
-        return [], values.words, rows
-    words = values.words.copy()
-    rows = rows.copy()
-    live = values.words[outs] if outs else np.empty((0, 0), np.int64)
-    ids, local = np.unique(np.concatenate([live.reshape(-1), rows[columns].reshape(-1)]), return_inverse=True)
-    if outs:
-        words[outs] = local[: live.size].reshape(live.shape)
-    if columns:
-        rows[columns] = local[live.size :].reshape(len(columns), -1)
-    return view.log.texts.get(ids), words, rows
-
-
-def text_outputs(plan: ViewPlan) -> list[int]:
-    """Return which output columns hold text ids."""
-    found: list[int] = []
-    for feature, start in zip(plan.features, plan.out_starts, strict=False):
-        if feature.result is Result.TEXT:
-            found.extend(range(start + 1, start + 1 + feature.k) if feature.is_list else [start])
-    return found
+def _own_texts(view: ViewState, values: Values, rows: I64, life: I64) -> tuple[list[str], I64, I64, I64]:
+    """Return (texts, value words, rows, life) with indices into `texts` in place of the log's text ids."""
+    places = text_words(view.plan)
+    words = values.words
+    if not (places.outputs or places.rows):
+        return [], words, rows, life
+    outs, columns = list(places.outputs), list(places.rows)
+    records, life_words = life_places(life, places)
+    shown = np.where(values.status[outs] == Status.OK, words[outs], 0)
+    ids = np.concatenate([shown.reshape(-1), rows[columns].reshape(-1), life[records, life_words]])
+    used, local = np.unique(ids, return_inverse=True)
+    words, rows, life = words.copy(), rows.copy(), life.copy()
+    words[outs] = local[: shown.size].reshape(shown.shape)
+    rows[columns] = local[shown.size : len(ids) - len(records)].reshape(len(columns), -1)
+    life[records, life_words] = local[len(ids) - len(records) :]
+    return view.log.texts.get(used), words, rows, life

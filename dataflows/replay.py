@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-
 from bytewax.operators import StatefulBatchLogic
 
 from connectors.training import TrainingChunk

@@ -16,7 +16,8 @@ import xxhash
 from dataflows.board import NEVER
 from lookback.definition import View
 from lookback.events import EventBatch, ViewRows
-from lookback.windows.plan import OFFSET_BITS, Kind, ViewPlan
+from lookback.windows.plan import OFFSET_BITS, ROW_HEAD
+from lookback.windows.text_words import text_words
 
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -97,11 +98,6 @@ def positions(batch: EventBatch) -> I64:
     return batch.offset | np.int64(batch.partition << OFFSET_BITS)
 
 
-def text_columns(plan: ViewPlan) -> list[int]:
-    """Return which rows of a `values` matrix hold text ids."""
-    return [plan.words + i for i, column in enumerate(plan.columns) if column.kind is Kind.TEXT]
-
-
 def split(
     index: int,
     view: View,
@@ -133,7 +129,7 @@ def split(
     of_row = np.append(of_key, 0 if keep_null else shards)[rows.key_code]
     order = np.argsort(of_row, kind="stable")
     bounds = np.searchsorted(of_row[order], np.arange(shards + 1))
-    columns = text_columns(view.plan)
+    columns = [row - ROW_HEAD for row in text_words(view.plan).rows]
     found = {}
     for shard in np.flatnonzero(np.diff(bounds)).tolist():
         mine = order[bounds[shard] : bounds[shard + 1]]

@@ -14,11 +14,12 @@ import numpy as np
 
 from lookback import reading
 from lookback.definition.view import View
-from lookback.stores.base import NEVER, Record, text_words
+from lookback.stores.base import NEVER, Record
 from lookback.stores.texts import StoredTexts
 from lookback.windows.log import Values, ViewLog
 from lookback.windows.plan import ROW_HEAD
 from lookback.windows.results import to_python
+from lookback.windows.text_words import text_words
 
 STATUS = (reading.OK, reading.DEFAULT, reading.OVERFLOW)  # by the kernel's `Status`
 

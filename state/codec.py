@@ -114,22 +114,3 @@ def decode(data: bytes, width: int, life: int, what: str) -> Stored:
 def newest_of(data: bytes) -> int:
     """Return an entity record's newest event time without decoding its rows."""
     return int(_HEAD.unpack_from(data, 4)[8])
-
-
-def localize(words: I64, owner: I64) -> tuple[I64, I64, I64]:
-    """Renumber text ids record by record.
-
-    words: text ids; owner: the record each belongs to (same length, any order). Returns (local ids int64[n],
-    the distinct ids of each record one after the other, starts of each record's part there [records + 1]).
-    Cost: one sort of n words.
-    """
-    records = int(owner.max()) + 1 if len(owner) else 0
-    order = np.lexsort((words, owner))
-    sorted_owner, sorted_words = owner[order], words[order]
-    fresh = np.ones(len(order), bool)
-    fresh[1:] = (sorted_owner[1:] != sorted_owner[:-1]) | (sorted_words[1:] != sorted_words[:-1])
-    index = np.cumsum(fresh) - 1
-    starts = np.searchsorted(sorted_owner[fresh], np.arange(records + 1))
-    local = np.empty(len(order), np.int64)
-    local[order] = index - starts[sorted_owner]
-    return local, sorted_words[fresh], starts.astype(np.int64)

@@ -1,27 +1,26 @@
 """One view's logs in one shard: a write-back cache of `ViewLog` slots over RocksDB.
 
-Owns: which entities are in memory, which rows are not yet stored, and how a log is cut into records.
-A log of up to INLINE_ROWS rows is one record; a longer one seals its oldest rows into chunks, so that one event
-rewrites the tail (or the one chunk it falls into), never the log.
+Owns: which entities are in memory, which rows are not yet stored, what leaves memory. Refuses: how a log is cut into
+records (see `records`).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from lookback.windows.log import Values, ViewLog
-from lookback.windows.plan import MAX_OFFSET, ROW_HEAD, Kind, ViewPlan
-from state import codec, faults, keys
-from state.errors import StateError
+from lookback.windows.plan import MAX_OFFSET, ROW_HEAD, ViewPlan
+from lookback.windows.text_words import text_words
+from state import codec, keys
+from state.records import INLINE_ROWS, Records
 from state.rocksdb import Database, Put
+from state.texts import renumber
 
 I64 = npt.NDArray[np.int64]
 
-INLINE_ROWS = 64
 SWEEP_RECORDS = 32  # stored entities that a commit looks at, to drop those that nobody can need
 _NO_REACH = 2**61  # beyond any reach but that of a view which keeps every row
 _I64_MAX = np.iinfo(np.int64).max
@@ -40,12 +39,12 @@ class ViewState:
         self.sequence = 0
         self._db = db
         self._tag = keys.view_tag(fingerprint)
-        self._text_columns = [plan.words + i for i, c in enumerate(plan.columns) if c.kind is Kind.TEXT]
-        if self._text_columns:
+        self._words = text_words(plan)
+        if self._words.rows:
             self.log.texts.intern([""])  # id 0: what a null text's word holds
         self._slot_of: dict[str, int] = {}
         self._key_of: list[str | None] = []
-        self._chunks: dict[int, list[tuple[int, int]]] = {}
+        self._records = self._new_records()
         self._sweep = b""
         # Per slot: earliest time changed since the last commit (max: clean), and when it was last used.
         self._dirty_from: I64 = np.empty(0, np.int64)
@@ -55,6 +54,9 @@ class ViewState:
         )  # too long for the online store when last emitted
         self.over_rows = _I64_MAX  # what is too long
         self._tick = 0
+
+    def _new_records(self) -> Records:
+        return Records(self.name, self._tag, self.plan, self._words, self.log.life_words)
 
     # --- finding -----------------------------------------------------------------------------------------
 
@@ -127,49 +129,14 @@ class ViewState:
         for n, i in enumerate(there):
             record = records[i]
             assert record is not None
-            stored, rows = self._rows(texts[i], record, int(slots[i]))
+            rows, life[n], covers[n] = self._records.read(
+                self._db, texts[i], record, int(slots[i]), self.log.texts
+            )
             pieces.append(rows.reshape(-1))
             starts[n + 1] = starts[n] + rows.size
-            life[n] = stored.life
-            covers[n] = stored.covers_ms
         self.log.load(slots[there], np.concatenate(pieces), starts, life, covers)
         self._over[slots[there]] = self.log.lengths(slots[there]) > self.over_rows
         return slots
-
-    def _rows(self, text: str, record: bytes, slot: int) -> tuple[codec.Stored, I64]:
-        what = f"the record of {self.name} {text!r} in {self._db.path}"
-        stored = codec.decode(record, self.plan.width, self.log.life_words, what)
-        parts = []
-        if stored.chunks:
-            prefix = keys.chunk_prefix(self._tag, text)
-            bounds = []
-            for raw, value in self._db.scan(prefix, keys.after(prefix)):
-                chunk = codec.decode(value, self.plan.width, 0, what)
-                bounds.append(keys.read_place(raw))
-                parts.append(self._with_texts(chunk))
-            if len(parts) != stored.chunks:
-                raise StateError(
-                    f"{what} has {len(parts)} of {stored.chunks} chunks: restore this state from a backup"
-                )
-            if stored.rows.shape[1]:
-                bounds.append((int(stored.rows[0, 0]), int(stored.rows[1, 0])))
-            self._chunks[slot] = bounds
-        parts.append(self._with_texts(stored))
-        rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        if stored.covers_ms > np.iinfo(np.int64).min and parts[0].shape[1]:
-            # A chunk is dropped when all of it is past; until then it may begin with rows already folded.
-            first = int(np.searchsorted(rows[0], stored.covers_ms, "right"))
-            rows = rows[:, first:]
-        return stored, rows
-
-    def _with_texts(self, stored: codec.Stored) -> I64:
-        if not (self._text_columns and stored.texts):
-            return stored.rows
-        ids = self.log.texts.intern(stored.texts)
-        rows = stored.rows.copy()
-        for column in self._text_columns:
-            rows[ROW_HEAD + column] = ids[rows[ROW_HEAD + column]]
-        return rows
 
     # --- changing ----------------------------------------------------------------------------------------
 
@@ -229,12 +196,12 @@ class ViewState:
 
     def intern(self, texts: Sequence[str], values: I64) -> I64:
         """Return `values` with indices into `texts` replaced by this log's text ids."""
-        if not (self._text_columns and texts):
+        if not (self._words.rows and texts):
             return values
         ids = self.log.texts.intern(list(texts))
         values = values.copy()
-        for column in self._text_columns:
-            values[column] = ids[values[column]]
+        for column in self._words.rows:
+            values[column - ROW_HEAD] = ids[values[column - ROW_HEAD]]
         return values
 
     # --- storing -----------------------------------------------------------------------------------------
@@ -244,127 +211,41 @@ class ViewState:
         if not len(slots):
             return []
         flat, starts, life, covers = self.log.export(slots)
-        flat, texts, text_starts = self._local_texts(flat, starts)
-        newest = self.log.newest_ms(slots)
-        width = self.plan.width
-        columns = ROW_HEAD + width
-        life_bytes = life.tobytes()
-        step = 8 * self.log.life_words
-        out: list[Put] = []
+        texts: list[bytes] = []
+        text_starts: list[int] = []
+        if self._words.rows:
+            columns = ROW_HEAD + self.plan.width
+            flat, life, ids, firsts = renumber(flat, starts, life, self._words, columns)
+            texts, text_starts = [t.encode() for t in self.log.texts.get(ids)], firsts.tolist()
+        newest = self.log.newest_ms(slots).tolist()
+        dirty_from, covers_ms = self._dirty_from[slots].tolist(), covers.tolist()
+        columns = ROW_HEAD + self.plan.width
         raw = memoryview(flat.data).cast("B")
         bounds = starts.tolist()
-        covers_list, newest_list, slot_list = covers.tolist(), newest.tolist(), slots.tolist()
-        for n, slot in enumerate(slot_list):
+        out: list[Put] = []
+        for n, slot in enumerate(slots.tolist()):
             a, b = bounds[n], bounds[n + 1]
-            rows = (b - a) // columns
             key = self._key_of[slot]
             assert key is not None
             own = texts[text_starts[n] : text_starts[n + 1]] if texts else ()
-            head = life_bytes[n * step : (n + 1) * step]
-            if rows <= INLINE_ROWS and slot not in self._chunks:
-                record = codec.encode(
-                    codec.ENTITY,
-                    raw[8 * a : 8 * b],
-                    rows,
-                    width,
-                    own,
-                    head,
-                    0,
-                    covers_list[n],
-                    newest_list[n],
+            rows = (b - a) // columns
+            if rows <= INLINE_ROWS and not self._records.is_long(slot):
+                part = raw[8 * a : 8 * b]
+                out.append(
+                    self._records.short(key, part, rows, own, life[n].tobytes(), covers_ms[n], newest[n])
                 )
-                out.append((keys.entity(self._tag, key), record))
             else:
                 matrix = flat[a:b].reshape(columns, rows)
-                out.extend(self._chunked(slot, key, matrix, own, head, covers_list[n], newest_list[n]))
+                out.extend(
+                    self._records.long(
+                        slot, key, matrix, own, life[n], covers_ms[n], newest[n], dirty_from[n]
+                    )
+                )
         return out
 
     def stored(self, slots: I64) -> None:
         """Mark logs clean: what `puts` returned for them is in the database."""
         self._dirty_from[slots] = _I64_MAX
-
-    def _local_texts(self, flat: I64, starts: I64) -> tuple[I64, list[bytes], list[int]]:
-        if not self._text_columns:
-            return flat, [], []
-        columns = ROW_HEAD + self.plan.width
-        rows = np.diff(starts) // columns
-        owner = np.repeat(np.arange(len(rows)), rows)
-        within = np.arange(len(owner)) - np.repeat(np.cumsum(rows) - rows, rows)
-        base = np.repeat(starts[:-1], rows) + within
-        length = np.repeat(rows, rows)
-        places = np.concatenate([base + (ROW_HEAD + c) * length for c in self._text_columns])
-        owners = np.tile(owner, len(self._text_columns))
-        local, distinct, text_starts = codec.localize(flat[places], owners)
-        flat = flat.copy()
-        flat[places] = local
-        full = np.full(len(rows) + 1, len(distinct), np.int64)
-        full[: len(text_starts)] = text_starts
-        return flat, [t.encode() for t in self.log.texts.get(distinct)], full.tolist()
-
-    def _chunked(
-        self, slot: int, key: str, rows: I64, texts: Sequence[bytes], life: bytes, covers: int, newest: int
-    ) -> list[Put]:
-        """Return the writes of a long log: chunks touched since the last commit, and the tail."""
-        prefix = keys.chunk_prefix(self._tag, key)
-        bounds = self._chunks.get(slot, [])
-        out: list[Put] = []
-        while len(bounds) > 1 and bounds[1][0] <= covers:  # all of the first chunk is past
-            out.append((prefix + keys.place(*bounds.pop(0)), None))
-        size = INLINE_ROWS if rows.shape[1] <= 16 * INLINE_ROWS else 4 * INLINE_ROWS
-        # Rows before the first chunk (late ones) belong to it; a chunk reaches to the next one's bound.
-        first_dirty = max(0, bisect_right(bounds, (int(self._dirty_from[slot]), -1)) - 1)
-        cuts = [_row_at(rows, bound) for bound in bounds]
-        tail = cuts[-1] if cuts else 0
-        if cuts:
-            cuts[0] = 0
-        if rows.shape[1] - tail > 2 * size:  # seal all but the newest rows
-            start = tail
-            if bounds:
-                start = cuts.pop()
-                bounds.pop()
-            while rows.shape[1] - start > size:
-                bounds.append((int(rows[0, start]), int(rows[1, start])))
-                cuts.append(start)
-                start += size
-            bounds.append((int(rows[0, start]), int(rows[1, start])))
-            cuts.append(start)
-        ends = [*cuts[1:], rows.shape[1]]
-        self._chunks[slot] = bounds
-        for n in range(first_dirty, len(bounds) - 1):
-            out.append(
-                (prefix + keys.place(*bounds[n]), self._record(codec.CHUNK, rows, cuts[n], ends[n], texts))
-            )
-        if len(bounds) <= 1:  # all fits the tail again
-            cuts = [0]
-            self._chunks.pop(slot, None)
-        chunks = len(cuts) - 1
-        record = self._record(
-            codec.ENTITY, rows, cuts[-1], rows.shape[1], texts, life, chunks, covers, newest
-        )
-        out.append((keys.entity(self._tag, key), record))
-        return out
-
-    def _record(
-        self,
-        kind: int,
-        rows: I64,
-        start: int,
-        end: int,
-        texts: Sequence[bytes],
-        life: bytes = b"",
-        chunks: int = 0,
-        covers: int = 0,
-        newest: int = 0,
-    ) -> bytes:
-        part = np.ascontiguousarray(rows[:, start:end])
-        if self._text_columns:
-            places = [ROW_HEAD + c for c in self._text_columns]
-            used, local = np.unique(part[places], return_inverse=True)
-            part[places] = local.reshape(len(places), -1)
-            texts = [texts[i] for i in used.tolist()]
-        return codec.encode(
-            kind, part.tobytes(), end - start, self.plan.width, texts, life, chunks, covers, newest
-        )
 
     # --- bounding ----------------------------------------------------------------------------------------
 
@@ -387,10 +268,10 @@ class ViewState:
     def _begin_anew(self) -> None:
         """Drop the whole cache; nothing in it is dirty."""
         self.log = ViewLog(self.plan)
-        if self._text_columns:
+        if self._words.rows:
             self.log.texts.intern([""])
         self._slot_of.clear()
-        self._chunks.clear()
+        self._records = self._new_records()
         self._key_of = [None] * len(self._key_of)
 
     def expired(self, before_ms: int) -> list[Put]:
@@ -433,12 +314,5 @@ class ViewState:
             if key is not None:
                 del self._slot_of[key]
                 self._key_of[slot] = None
-                self._chunks.pop(slot, None)
+                self._records.forget(slot)
         self.log.free_slots(slots)
-
-
-def _row_at(rows: I64, bound: tuple[int, int]) -> int:
-    """Return the index of the first row at or after `bound` = (time, position)."""
-    low = int(np.searchsorted(rows[0], bound[0], "left"))
-    high = int(np.searchsorted(rows[0], bound[0], "right"))
-    return low + int(np.searchsorted(rows[1, low:high], bound[1], "left"))

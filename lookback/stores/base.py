@@ -23,8 +23,7 @@ import numpy.typing as npt
 
 from lookback.errors import UsageError
 from lookback.stores.texts import StoredTexts
-from lookback.windows.layout import ENDS, L_FAMILY, L_KIND, L_LIFE, build_layout
-from lookback.windows.plan import ROW_HEAD, Kind, Result, ViewPlan
+from lookback.windows.plan import ROW_HEAD, ViewPlan
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
@@ -35,8 +34,6 @@ NEVER = int(np.iinfo(np.int64).min)  # `covers_from_ms` of an entity that was ne
 MAX_ROWS = 1000  # rows an entity keeps in the online store,
 MAX_ROW_BYTES = 64 << 10  # and bytes of them: beyond either its record turns stale
 
-TEXT_KIND = 2  # of a lane's column, in the kernel's tables
-
 
 def row_limit(plan: ViewPlan) -> int:
     """Return how many rows an entity of this view may keep in an online store.
@@ -45,31 +42,6 @@ def row_limit(plan: ViewPlan) -> int:
     1000
     """
     return min(MAX_ROWS, MAX_ROW_BYTES // (8 * (ROW_HEAD + plan.width)))
-
-
-@dataclass(frozen=True)
-class TextWords:
-    """Which int64 words of a view are text ids."""
-
-    outputs: tuple[int, ...]  # output columns; of a list those of its elements, not the length
-    rows: tuple[int, ...]  # words of a row
-    lives: tuple[tuple[int, int], ...]  # (life word that counts, life word that is an id where that is > 0)
-
-
-def text_words(plan: ViewPlan) -> TextWords:
-    """Return a view's text words: what a store must keep under ids of its own."""
-    outputs: list[int] = []
-    for feature, start, end in zip(plan.features, plan.out_starts, plan.out_starts[1:], strict=False):
-        if feature.result is Result.TEXT:
-            outputs.extend(range(start + 1 if feature.is_list else start, end))
-    first = ROW_HEAD + plan.words
-    rows = (first + i for i, column in enumerate(plan.columns) if column.kind is Kind.TEXT)
-    lives: list[tuple[int, int]] = []
-    for lane in build_layout(plan).lanes:
-        if lane[L_FAMILY] == ENDS and lane[L_KIND] == TEXT_KIND and lane[L_LIFE] >= 0:
-            start = int(lane[L_LIFE])  # (n, first time, position, value, last time, position, value)
-            lives += [(start, start + 3), (start, start + 6)]
-    return TextWords(tuple(outputs), tuple(rows), tuple(lives))
 
 
 @dataclass(frozen=True)

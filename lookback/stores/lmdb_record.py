@@ -26,9 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lookback.errors import RefusedError, StoreError
-from lookback.stores.base import I64, U8, TextWords, text_words
+from lookback.stores.base import I64, U8
 from lookback.stores.texts import TextBlock, block_of, encode
 from lookback.windows.plan import ROW_HEAD, ViewPlan
+from lookback.windows.text_words import TextWords, text_words
 
 VERSION = 1
 MAX_KEY_TEXT = 480  # LMDB's keys end at 511 bytes

@@ -113,7 +113,9 @@ def test_events_without_a_key_are_rows_without_values(definition: Definition, tm
     assert table["v.n_1h"].null_count == len(without)
 
 
-def test_a_truncated_topic_is_refused_with_the_earliest_exact_from(definition: Definition, tmp_path: Path) -> None:
+def test_a_truncated_topic_is_refused_with_the_earliest_exact_from(
+    definition: Definition, tmp_path: Path
+) -> None:
     table = events()
     gone = pc.less(table["_timestamp_ms"], START + 2 * DAY)
     source = write(tmp_path / "archive", table.filter(pc.invert(gone)))
@@ -132,7 +134,9 @@ def test_rows_above_the_last_safe_time_are_provisional(definition: Definition, t
     replay(definition, ReplayOptions(source, tmp_path / "out", 0, quiet=True))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     marks = [
-        max(t for t, p in zip(table["ts"].to_pylist(), table["_partition"].to_pylist(), strict=True) if p == n)
+        max(
+            t for t, p in zip(table["ts"].to_pylist(), table["_partition"].to_pylist(), strict=True) if p == n
+        )
         for n in (0, 1)
     ]
     assert manifest["final_until_ms"] == min(marks) - 10 * MINUTE - 1
@@ -141,8 +145,14 @@ def test_rows_above_the_last_safe_time_are_provisional(definition: Definition, t
 def test_a_partition_far_ahead_waits_for_the_slow_one(definition: Definition, tmp_path: Path) -> None:
     """Partition 1 holds days that partition 0 reaches only at its end: the values are those of one partition."""
     table = events(days=20, count=6000)
-    table = table.set_column(3, "ts", table["_timestamp_ms"])  # nobody is late, so both accept the same events
-    ahead = table.set_column(4, "_partition", pa.array((table["ts"].to_numpy() > START + 8 * DAY).astype(np.int32)))
+    table = table.set_column(
+        3, "ts", table["_timestamp_ms"]
+    )  # nobody is late, so both accept the same events
+    behind = table["ts"].to_numpy() <= START + 8 * DAY
+    ahead = table.set_column(4, "_partition", pa.array((~behind).astype(np.int32)))
+    ahead = ahead.set_column(
+        5, "_offset", pa.array(np.where(behind, np.cumsum(behind), np.cumsum(~behind)) - 1)
+    )
     source = write(tmp_path / "archive", ahead)
     found = rows(definition, tmp_path / "out", source, 0).sort_by("id")
     single = table.set_column(4, "_partition", pa.array(np.zeros(len(table), np.int32)))

@@ -19,7 +19,9 @@ TIMES = st.lists(st.integers(-(10**13), 10**13), max_size=40)
 
 
 @given(TIMES, st.integers(0, 10**12), st.lists(st.integers(0, 40), max_size=4))
-def test_late_is_what_a_loop_says_however_batches_are_cut(times: list[int], lateness: int, cuts: list[int]) -> None:
+def test_late_is_what_a_loop_says_however_batches_are_cut(
+    times: list[int], lateness: int, cuts: list[int]
+) -> None:
     watermark, expected = NEVER, []
     for t in times:
         watermark = max(watermark, t)

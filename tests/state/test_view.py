@@ -12,7 +12,8 @@ from state import keys
 from state.errors import StateError, StateRefused
 from state.rocksdb import Database
 from state.shard import Shard, ViewSpec, create_shard
-from state.view import INLINE_ROWS, ViewState
+from state.records import INLINE_ROWS
+from state.view import ViewState
 
 DAY = 86_400_000
 
@@ -20,6 +21,7 @@ PLAN = ViewPlan(
     columns=(Column("amount", Kind.INT), Column("merchant", Kind.TEXT)),
     bits=1,
     features=(
+        Feature("first_lifetime", Agg.FIRST, Term(1, 0), None, Result.TEXT),
         Feature("n_lifetime", Agg.COUNT, Term(), None, Result.INT),
         Feature("n_1d", Agg.COUNT, Term(), DAY, Result.INT),
         Feature("sum_1d", Agg.SUM, Term(0, 0), DAY, Result.INT),
@@ -58,7 +60,8 @@ def picture(state: ViewState, names: list[str]) -> list[object]:
         rows, _ = state.rows_of(slots)
         values = state.log.evaluate_newest(slots)
         words = values.words[:, 0].tolist()
-        words[3] = state.log.texts.get(values.words[3])[0]
+        for place in (0, 5):  # texts
+            words[place] = state.log.texts.get(values.words[place])[0]
         texts = state.log.texts.get(rows[4])
         seen.append((rows[:4].tolist(), texts, words, values.status[:, 0].tolist()))
     return seen
