@@ -78,7 +78,9 @@ def decayed(pairs: list[tuple[int, float]], at: int, half_life: int) -> float:
 
 def entropy(counts: list[int]) -> float:
     n = sum(counts)
-    total = sum(Fraction(c * ln1(float(c))) * 2**52 // 1 for c in counts)  # whole units of 2**-52
+    total: int = sum(
+        (Fraction(c * ln1(float(c))) * 2**52).__floor__() for c in counts
+    )  # whole units of 2**-52
     if len(counts) < 2:
         return 0.0
     return float(max(0.0, ln1(float(n)) - (float(total >> 52) + (total & 2**52 - 1) / 2**52) / n))

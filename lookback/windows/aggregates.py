@@ -35,7 +35,6 @@ from lookback.windows.layout import (
     F_PARAM,
     F_SCALE,
     F_SCALE2,
-    MAX_FLOAT,
     MAX_INT,
     MIN_FLOAT,
     MIN_INT,

@@ -195,7 +195,7 @@ def close_cell(heap, hot, ctl, meta, shape, lanes, windows, acc, slot, level, be
 @jit
 def close_cells(heap, hot, ctl, meta, shape, lanes, windows, acc, slot):
     """Keep the cells that rows since the last call have closed. O(1) a row, amortized."""
-    h = open_header(hot, ctl, meta, shape, slot)
+    h = open_header(hot, ctl, meta, shape, lanes, slot)
     if h < 0:
         return
     base_row = meta[slot, M_BASE]
@@ -205,6 +205,8 @@ def close_cells(heap, hot, ctl, meta, shape, lanes, windows, acc, slot):
     for level in range(4):
         if hot[h + H_START + level] < base_row:
             hot[h + H_START + level] = base_row
+    if shape[S_CELLS] == 0:
+        return
     while r < length:
         if r > 0:
             before = heap[base + r - 1]

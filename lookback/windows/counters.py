@@ -20,7 +20,7 @@ that a change may have touched it.
 from __future__ import annotations
 
 from lookback.windows.cache import jit
-from lookback.windows.hot import H_COUNTER, hot_give, hot_take, open_header
+from lookback.windows.hot import H_COUNTER, hot_give, hot_take
 from lookback.windows.layout import (
     L_ACC,
     L_BIT,
@@ -29,6 +29,7 @@ from lookback.windows.layout import (
     L_FIRST,
     L_HIGH,
     L_KIND,
+    L_MOVE,
     L_PARAM,
     L_WANT,
     L_WINDOWS,
@@ -39,6 +40,7 @@ from lookback.windows.layout import (
     WANT_ENTROPY,
     WANT_TOP,
 )
+from lookback.windows.moving import shift_moving
 from lookback.windows.numeric import as_word
 from lookback.windows.rows import M_BASE, M_HOT, takes_part
 from lookback.windows.tally import entropy_of, less, log_term, mix
@@ -114,7 +116,7 @@ def replay_up(hot, c, w, i, blob, ends):
 def bump(hot, c, w, i, step, play, blob, ends):
     """Change the count of id i in window w by step, and all that follows from it."""
     windows = hot[c + N_WINDOWS]
-    lists, _, _, counts, _ = offsets(hot, c)
+    _, _, _, counts, _ = offsets(hot, c)
     at = counts + i * windows + w
     count = hot[at]
     now = count + step
@@ -183,7 +185,7 @@ def build(heap, base, cap, base_row, lane, windows, at, high, blob, ends, hot, c
         hot[c + x] = 0
     hot[c + N_HIGH], hot[c + N_WINDOWS], hot[c + N_CAP] = high + base_row, n, values_cap
     hot[c + N_SIZE], hot[c + N_WANT], hot[c + N_K], hot[c + N_KIND] = size, lane[L_WANT], k, lane[L_KIND]
-    _, _, places, counts, tree = offsets(hot, c)
+    _, _, places, _, tree = offsets(hot, c)
     for x in range(2 * values_cap):
         hot[places + x] = -1
     column = base + lane[L_COLUMN] * cap
@@ -248,7 +250,7 @@ def follow(heap, base, cap, lane, windows, at, high, blob, ends, hot, ctl, meta,
     """Return a lane's counter, its windows ending at row `high`; -1 when the rows must be counted anew."""
     if high - at[windows[lane[L_FIRST] + lane[L_WINDOWS] - 1]] <= SMALL:
         return -1
-    h = open_header(hot, ctl, meta, shape, slot)
+    h = meta[slot, M_HOT]
     if h < 0:
         return -1
     base_row = meta[slot, M_BASE]
@@ -316,7 +318,9 @@ def count_values(heap, base, cap, lane, windows, at, acc, blob, ends, hot, ctl, 
         state = c + N_LOW + n + w
         acc[o] = hot[state]
         if lane[L_WANT] & WANT_ENTROPY:
-            acc[o + 1] = as_word(entropy_of(hot[state], hot[state + n], hot[state + 2 * n], hot[state + 5 * n]))
+            acc[o + 1] = as_word(
+                entropy_of(hot[state], hot[state + n], hot[state + 2 * n], hot[state + 5 * n])
+            )
         if lane[L_WANT] & WANT_TOP:
             if hot[state + 4 * n]:
                 best_k(hot, c, w, lists, values, counts, trees, blob, ends)
@@ -345,13 +349,16 @@ def count_seen(heap, base, cap, lane, windows, at, acc, blob, ends, hot, ctl, me
 
 
 @jit
-def shift_counters(heap, hot, ctl, meta, shape, lanes, base, cap, slot, at, step, blob, ends):
+def shift_states(heap, hot, ctl, meta, shape, lanes, base, cap, slot, at, step, blob, ends):
     """Follow a row that has come in at index `at` (step 1) or is about to go out (-1)."""
     h = meta[slot, M_HOT]
     if h < 0:
         return
     p = at + meta[slot, M_BASE]
     for x in range(len(lanes)):
+        if lanes[x, L_MOVE] >= 0:
+            m = h + lanes[x, L_MOVE]
+            shift_moving(heap, base, cap, meta[slot, M_BASE], lanes[x], hot, m, at, step)
         if lanes[x, L_COUNTER] < 0:
             continue
         c = hot[h + H_COUNTER + lanes[x, L_COUNTER]]

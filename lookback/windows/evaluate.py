@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from lookback.windows.aggregates import finalize
 from lookback.windows.cache import jit
-from lookback.windows.cells import close_cells, plan_walk, truncate_cells
-from lookback.windows.counters import shift_counters, trim_counters
-from lookback.windows.hot import HOT_ROWS, drop_header
-from lookback.windows.layout import G_LANE, G_LANES, S_BOUNDS, S_CELLS, S_COLUMNS, S_LIFE, S_STEPS
+from lookback.windows.cells import close_cells, truncate_cells
+from lookback.windows.counters import shift_states, trim_counters
+from lookback.windows.hot import H_COUNTER, HOT_ROWS, drop_header, reserve
+from lookback.windows.layout import G_LANE, G_LANES, S_BOUNDS, S_COLUMNS, S_COUNTERS, S_LIFE, S_STEPS, SMALL
 from lookback.windows.numeric import prefetch
 from lookback.windows.rows import (
     C_NEED,
+    M_BASE,
     M_CAP,
     M_COVERS,
     M_HEAD,
@@ -31,7 +32,7 @@ from lookback.windows.rows import (
     rank,
     remove,
 )
-from lookback.windows.scan import find_edges, scan_lane
+from lookback.windows.scan import find_edges, follow_edges, scan_lane
 
 FAR, NEAR = 12, 6  # how many items ahead a slot's `meta`, and its rows, are fetched
 
@@ -51,15 +52,20 @@ def evaluate_one(
     """Evaluate all features of one log at instant t: rows [0, high) are visible, `own` is its event's row."""
     cap = meta[slot, M_CAP]
     base = meta[slot, M_OFFSET] + meta[slot, M_HEAD]
-    find_edges(heap, base, bounds, t, high, acc)
+    h = meta[slot, M_HOT]
+    if h >= 0:
+        edges = h + H_COUNTER + 2 * shape[S_COUNTERS]
+        follow_edges(heap, base, meta[slot, M_BASE], bounds, t, high, acc, hot, edges)
+    else:
+        find_edges(heap, base, bounds, t, high, acc)
     at = acc[: shape[S_BOUNDS] + 1]
     start = slot * shape[S_LIFE]
     for g in range(len(groups)):
-        steps = plan_walk(hot, meta, shape, groups[g], group_bounds, acc, slot, shape[S_STEPS])
+        acc[shape[S_STEPS] - 1] = -1  # the walk's steps are laid out when a lane first needs them
         for x in range(groups[g, G_LANE], groups[g, G_LANE] + groups[g, G_LANES]):
             scan_lane(
                 heap, base, cap, lanes[x], windows, at, acc, own, life, start, shape, blob, ends,
-                hot, hot_ctl, meta, slot, steps,
+                hot, hot_ctl, meta, slot, groups[g], group_bounds,
             )  # fmt: skip
     finalize(features, acc, t, out, status, i)
 
@@ -71,7 +77,7 @@ def place_row(heap, meta, hot, hot_ctl, shape, lanes, blob, ends, slot, t, posit
     if meta[slot, M_HOT] >= 0:
         truncate_cells(heap, hot, meta, shape, slot, own)
         cap, base = meta[slot, M_CAP], meta[slot, M_OFFSET] + meta[slot, M_HEAD]
-        shift_counters(heap, hot, hot_ctl, meta, shape, lanes, base, cap, slot, own, 1, blob, ends)
+        shift_states(heap, hot, hot_ctl, meta, shape, lanes, base, cap, slot, own, 1, blob, ends)
     return own
 
 
@@ -80,7 +86,7 @@ def take_out_row(heap, meta, hot, hot_ctl, shape, lanes, blob, ends, slot, own):
     """Undo `place_row`."""
     if meta[slot, M_HOT] >= 0:
         cap, base = meta[slot, M_CAP], meta[slot, M_OFFSET] + meta[slot, M_HEAD]
-        shift_counters(heap, hot, hot_ctl, meta, shape, lanes, base, cap, slot, own, -1, blob, ends)
+        shift_states(heap, hot, hot_ctl, meta, shape, lanes, base, cap, slot, own, -1, blob, ends)
     remove(heap, meta, shape[S_COLUMNS], slot, own)
     truncate_cells(heap, hot, meta, shape, slot, own)
 
@@ -129,9 +135,12 @@ def run(
         fetch_ahead(heap, meta, shape[S_COLUMNS], slots, i)
         if hot_ctl[C_NEED] > 0:
             return i
+        if meta[slot, M_LENGTH] >= SMALL and shape[S_COUNTERS] > 0:
+            if not reserve(hot, hot_ctl, 8 * meta[slot, M_LENGTH] + len(acc)):
+                return i
         if flag & (INSERT | REQUEST) and not make_room(heap, meta, ctl, shape[S_COLUMNS], slot, 1):
             return i
-        if flag & EVALUATE and meta[slot, M_LENGTH] >= HOT_ROWS and shape[S_CELLS] > 0:
+        if flag & EVALUATE and meta[slot, M_LENGTH] >= HOT_ROWS:
             close_cells(heap, hot, hot_ctl, meta, shape, lanes, windows, acc, slot)
         if flag & (INSERT | REQUEST):
             own = place_row(

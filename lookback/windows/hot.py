@@ -3,13 +3,15 @@
 Owns: the second arena and each long log's header in it. Refuses: anything that could change a result: all
 of it can be dropped at any time and is made again from the rows.
 
-    arena  := region*                    each 2**class words
+    arena  := region* free reserve       a region has 2**class words; the reserve is scratch
     header := checked start[4] (offset cap first count)[4] counter[counters] spare[counters]
+              edge[bounds] moving*
 
 Rows are named by their *absolute* number here: index in the log plus the number of rows it ever dropped.
 checked: rows below it have been looked at for closed cells. start[l]: first row of the level-l cell of row
 checked - 1. The four words after it describe a level's list of cells (see `cells`). counter[c]: offset of a
-counter (see `counters`), -1 without one; spare[c]: the room it wants next time.
+counter (see `counters`), -1 without one; spare[c]: the room it wants next time. edge[b]: where bound b last
+was. moving: states of lanes (see `moving`).
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, check-untyped-defs=False
 # mypy: disallow-untyped-calls=False, disallow-untyped-decorators=False, no-warn-return-any
@@ -17,10 +19,10 @@ counter (see `counters`), -1 without one; spare[c]: the room it wants next time.
 from __future__ import annotations
 
 from lookback.windows.cache import jit
-from lookback.windows.layout import S_CELLS, S_COUNTERS
-from lookback.windows.rows import C_FREE, C_NEED, C_TOP, M_BASE, M_HOT
+from lookback.windows.layout import HEADER_WORDS, L_MOVE, S_CELLS, S_COUNTERS, S_HEADER
+from lookback.windows.rows import C_FREE, C_NEED, C_RESERVE, C_TOP, M_BASE, M_HOT
 
-H_CHECKED, H_START, H_LIST, H_COUNTER = 0, 1, 5, 21
+H_CHECKED, H_START, H_LIST, H_COUNTER = 0, 1, 5, HEADER_WORDS
 COUNTER_SIZE = 4  # where a counter keeps its own size in words
 HOT_ROWS = 64  # logs below this many rows keep nothing
 
@@ -43,11 +45,21 @@ def hot_take(hot, ctl, words):
         ctl[C_FREE + c] = hot[free]
         return free
     top = ctl[C_TOP]
-    if top + (1 << c) > len(hot):
-        ctl[C_NEED] = max(ctl[C_NEED], 1 << c)
+    if top + (1 << c) > len(hot) - ctl[C_RESERVE]:
+        ctl[C_NEED] = max(ctl[C_NEED], ctl[C_RESERVE] + (1 << c))
         return -1
     ctl[C_TOP] = top + (1 << c)
     return top
+
+
+@jit
+def reserve(hot, ctl, words):
+    """Keep `words` words at the arena's end free for a count by value; False when it must grow first."""
+    if ctl[C_TOP] + words > len(hot):
+        ctl[C_NEED] = max(ctl[C_NEED], words)
+        return False
+    ctl[C_RESERVE] = words
+    return True
 
 
 @jit
@@ -59,12 +71,12 @@ def hot_give(hot, ctl, offset, words):
 
 
 @jit
-def open_header(hot, ctl, meta, shape, slot):
+def open_header(hot, ctl, meta, shape, lanes, slot):
     """Return a log's header, made when it has none yet; -1 without room."""
     h = meta[slot, M_HOT]
     if h >= 0:
         return h
-    words = H_COUNTER + 2 * shape[S_COUNTERS]
+    words = shape[S_HEADER]
     h = hot_take(hot, ctl, words)
     if h < 0:
         return -1
@@ -75,6 +87,9 @@ def open_header(hot, ctl, meta, shape, slot):
         hot[h + H_START + level] = meta[slot, M_BASE]
     for c in range(shape[S_COUNTERS]):
         hot[h + H_COUNTER + c] = -1
+    for x in range(len(lanes)):
+        if lanes[x, L_MOVE] >= 0:
+            hot[h + lanes[x, L_MOVE]] = -1
     meta[slot, M_HOT] = h
     return h
 
@@ -93,5 +108,5 @@ def drop_header(hot, ctl, meta, shape, slot):
         counter = hot[h + H_COUNTER + c]
         if counter >= 0:
             hot_give(hot, ctl, counter, hot[counter + COUNTER_SIZE])
-    hot_give(hot, ctl, h, H_COUNTER + 2 * shape[S_COUNTERS])
+    hot_give(hot, ctl, h, shape[S_HEADER])
     meta[slot, M_HOT] = -1

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lookback.windows.numeric import INT64_MAX, LIMBS
+from lookback.windows.numeric import INT64_MAX, INT64_MIN, LIMBS
 from lookback.windows.plan import ROW_HEAD, Agg, Feature, Kind, Term, ViewPlan
 
 I64 = npt.NDArray[np.int64]
@@ -43,16 +43,19 @@ LIFE_WORDS = (1, 3, -1, 2, 2, 2, 2, -1, 7, 2, -1, -1, -1, -1, 1 + LIMBS)
 
 # columns of the lane table
 L_FAMILY, L_COLUMN, L_BIT, L_HIGH, L_PARAM, L_WINDOWS, L_FIRST = range(7)
-L_ACC, L_WORDS, L_LIFE, L_KIND, L_WANT, L_CELL, L_COUNTER = range(7, 14)
+L_ACC, L_WORDS, L_LIFE, L_KIND, L_WANT, L_CELL, L_COUNTER, L_MOVE = range(7, 15)
 # columns of the group table: lanes with the same near bound, which share one walk over the rows
 G_HIGH, G_FIRST, G_BOUNDS, G_LANE, G_LANES = range(5)
 # columns of the feature table
 F_AGG, F_FAMILY, F_ACC, F_FAMILY2, F_ACC2, F_OUT, F_K, F_DELAY, F_SCALE, F_SCALE2, F_PARAM, F_KIND = range(12)
 # columns of the shape vector
 S_COLUMNS, S_WORDS, S_REACH, S_LIFE, S_BOUNDS, S_LIMBS, S_STEPS, S_TABLE, S_CELLS, S_COUNTERS = range(10)
+S_HEADER = 10
 
 STEPS = 4096  # most steps of a walk; a longer one takes rows singly
+MOVING_ROWS = 64  # rows a moving extreme remembers; one that needs more is walked
 SMALL = 128  # by-value lanes over at most so many rows count them anew, longer ones keep counters
+HEADER_WORDS = 21
 REACH_INFINITE = INT64_MAX
 MAX_SPAN_MS = 2**62  # longest delay + window; event times stay within +- this as well
 
@@ -78,7 +81,8 @@ _FAMILIES = {
 _BLOCK_FAMILIES = {
     ROWS, SUM_INT, SUM_FLOAT, MIN_INT, MAX_INT, MIN_FLOAT, MAX_FLOAT, WELFORD, ENDS, DECAY,
 }  # fmt: skip
-_KIND_CODES = {Kind.INT: 0, Kind.FLOAT: 1, Kind.TEXT: 2}
+TEXT_KIND = 2
+_KIND_CODES = {Kind.INT: 0, Kind.FLOAT: 1, Kind.TEXT: TEXT_KIND}
 # bits of a COUNTER lane's L_WANT
 WANT_DISTINCT, WANT_TOP, WANT_ENTROPY = 1, 2, 4
 
@@ -122,6 +126,16 @@ def reach_ms(plan: ViewPlan) -> int:
         else:
             reach = max(reach, feature.delay_ms)
     return reach
+
+
+def complete_from_ms(plan: ViewPlan, covers_from_ms: int) -> tuple[int, ...]:
+    """Return, for each feature, the earliest instant at which it is complete, given what a log covers.
+
+    covers_from_ms: rows at or before it are gone (INT64_MIN: none is, every instant is complete).
+    """
+    if covers_from_ms == INT64_MIN:
+        return (INT64_MIN,) * len(plan.features)
+    return tuple(covers_from_ms + feature.delay_ms + (feature.window_ms or 0) for feature in plan.features)
 
 
 @dataclass(frozen=True)
@@ -192,7 +206,7 @@ def build_layout(plan: ViewPlan) -> Layout:
     reach = reach_ms(plan)
 
     keys = sorted(lane_spans, key=lambda key: place[key[3]])  # lanes of a group lie together
-    lanes = np.zeros((len(keys), 14), dtype=np.int64)
+    lanes = np.zeros((len(keys), 15), dtype=np.int64)
     windows: list[int] = []
     accs: dict[tuple[_LaneKey, int | None], int] = {}
     scratch = len(bounds) + 1
@@ -219,11 +233,20 @@ def build_layout(plan: ViewPlan) -> Layout:
     for which, column in ((blocks, L_CELL), (counters, L_COUNTER)):
         lanes[:, column] = -1
         lanes[which, column] = np.arange(len(which))
+    # a long log's header: what `hot` lays out, an edge a bound, then moving states
+    header = HEADER_WORDS + 2 * len(counters) + len(bounds)
+    lanes[:, L_MOVE] = -1
+    for i in blocks:
+        words = _moving_words(int(lanes[i, L_FAMILY]), int(lanes[i, L_WINDOWS]))
+        if words:
+            lanes[i, L_MOVE] = header
+            header += words
     groups, group_bounds = _groups(keys, lane_spans, place)
 
-    shape = np.zeros(10, dtype=np.int64)
+    shape = np.zeros(11, dtype=np.int64)
     shape[[S_COLUMNS, S_WORDS, S_REACH, S_LIFE]] = ROW_HEAD + plan.width, plan.words, reach, life
     shape[[S_BOUNDS, S_CELLS, S_COUNTERS]] = len(bounds), len(blocks), len(counters)
+    shape[S_HEADER] = header
     shape[[S_LIMBS, S_STEPS, S_TABLE]] = scratch, scratch + LIMBS, scratch + LIMBS + 3 * STEPS
     return Layout(
         shape=shape,
@@ -240,6 +263,12 @@ def build_layout(plan: ViewPlan) -> Layout:
 
 def _ascending(span: int | None) -> int:
     return MAX_SPAN_MS * 2 if span is None else span
+
+
+def _moving_words(family: int, windows: int) -> int:
+    if family in (ROWS, SUM_INT):
+        return 1 + 4 * windows
+    return 3 + 2 * MOVING_ROWS if family in (MIN_INT, MAX_INT, MIN_FLOAT, MAX_FLOAT) else 0
 
 
 def _by_edges_alone(key: _LaneKey) -> bool:
@@ -261,7 +290,9 @@ def _groups(
         for key in keys[group[G_LANE] : group[G_LANE] + group[G_LANES]]:
             spans |= lane_spans[key]
         group[G_FIRST], group[G_BOUNDS] = len(group_bounds), len(spans)
-        group_bounds += [len(place) if span is None else place[span] for span in sorted(spans, key=_ascending)]
+        group_bounds += [
+            len(place) if span is None else place[span] for span in sorted(spans, key=_ascending)
+        ]
     return np.array(groups, dtype=np.int64).reshape(-1, 5), np.array(group_bounds, dtype=np.int64)
 
 

@@ -12,9 +12,19 @@ import numpy.typing as npt
 
 from lookback.windows import evaluate as kernel
 from lookback.windows import rows
-from lookback.windows.layout import MAX_SPAN_MS, REACH_INFINITE, Layout, build_layout
-from lookback.windows.numeric import INT64_MAX, INT64_MIN
-from lookback.windows.plan import ROW_HEAD, Status, ViewPlan
+from lookback.windows.layout import (
+    ENDS,
+    L_FAMILY,
+    L_KIND,
+    L_LIFE,
+    MAX_SPAN_MS,
+    REACH_INFINITE,
+    TEXT_KIND,
+    Layout,
+    build_layout,
+)
+from lookback.windows.numeric import INT64_MAX
+from lookback.windows.plan import ROW_HEAD, Kind, Status, ViewPlan
 from lookback.windows.texts import TextTable
 
 I64 = npt.NDArray[np.int64]
@@ -214,7 +224,9 @@ class ViewLog:
         np.cumsum(self.lengths(slots) * self._columns, out=starts[1:])
         flat = np.empty(int(starts[-1]), dtype=np.int64)
         rows.export_rows(self._heap, self._meta, self._columns, _words(slots), starts, flat)
-        life = self._life.reshape(-1, self.life_words)[slots] if self.life_words else self._no_life(len(slots))
+        life = (
+            self._life.reshape(-1, self.life_words)[slots] if self.life_words else self._no_life(len(slots))
+        )
         return flat, starts, np.ascontiguousarray(life), self.covers_from_ms(slots)
 
     def load(self, slots: I64, flat: I64, starts: I64, life: I64, covers: I64) -> None:
@@ -249,6 +261,37 @@ class ViewLog:
         self.load(used, flat, starts, life, covers)
         self._meta[used, rows.M_NEWEST] = newest
 
+    def compact_texts(self) -> None:
+        """Forget texts that no row or accumulator holds; ids change, so none given out before is valid."""
+        text = [
+            ROW_HEAD + self.plan.words + c for c, col in enumerate(self.plan.columns) if col.kind is Kind.TEXT
+        ]
+        used = np.arange(self._slots, dtype=np.int64)
+        newest = self._meta[used, rows.M_NEWEST].copy()
+        flat, starts, life, covers = self.export(used)
+        lengths = np.diff(starts) // self._columns
+        # word x of log i lies in its column (x - starts[i]) // lengths[i]
+        column = (np.arange(len(flat)) - np.repeat(starts[:-1], np.diff(starts))) // np.repeat(
+            lengths, np.diff(starts)
+        )
+        held = np.isin(column, text)
+        lives = [
+            int(lane[L_LIFE]) + place
+            for lane in self.layout.lanes
+            if lane[L_FAMILY] == ENDS and lane[L_LIFE] >= 0 and lane[L_KIND] == TEXT_KIND
+            for place in (3, 6)
+        ]
+        ids, codes = np.unique(np.concatenate([flat[held], life[:, lives].reshape(-1)]), return_inverse=True)
+        table = TextTable()
+        fresh = table.intern(self.texts.get(ids)) if len(self.texts) else ids
+        flat[held] = fresh[codes[: held.sum()]]
+        life[:, lives] = fresh[codes[held.sum() :]].reshape(len(used), len(lives))
+        kernel.forget_hot(self._hot, self._hot_ctl, self._meta, self.layout.shape, used)
+        rows.free_regions(self._heap, self._meta, self._ctl, used)
+        self.texts = table
+        self.load(used, flat, starts, life, covers)
+        self._meta[used, rows.M_NEWEST] = newest
+
     # inside
 
     def _no_life(self, n: int) -> I64:
@@ -273,7 +316,7 @@ class ViewLog:
     def _run(
         self, slots: I64, time_ms: I64, position: I64, values: I64, flags: U8, out: Values | None
     ) -> None:
-        if len(time_ms) and not (-MAX_SPAN_MS <= int(time_ms.min()) and int(time_ms.max()) <= MAX_SPAN_MS):
+        if len(time_ms) and not (int(time_ms.min()) >= -MAX_SPAN_MS and int(time_ms.max()) <= MAX_SPAN_MS):
             raise ValueError(f"event times must lie within {MAX_SPAN_MS} ms of 1970")
         layout = self.layout
         if out is None:

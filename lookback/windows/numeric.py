@@ -69,7 +69,7 @@ def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
 
 
 @jit
-def ln1(x):
+def ln1(x: float) -> float:
     """Return the natural logarithm of one float64: NaN below 0, -inf at 0. Error below 1 ulp."""
     if not x > 0.0:
         return -math.inf if x == 0.0 else math.nan
@@ -95,8 +95,7 @@ def ln1(x):
     t1 = w * (3.999999999940941908e-01 + w * (2.222219843214978396e-01 + w * 1.531383769920937332e-01))
     t2 = z * (
         6.666666666666735130e-01
-        + w
-        * (2.857142874366239149e-01 + w * (1.818357216161805012e-01 + w * 1.479819860511658591e-01))
+        + w * (2.857142874366239149e-01 + w * (1.818357216161805012e-01 + w * 1.479819860511658591e-01))
     )
     hfsq = 0.5 * f * f
     return dk * 6.93147180369123816490e-01 - (
@@ -122,7 +121,7 @@ def ln(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 @jit
-def exp2_neg(x):
+def exp2_neg(x: float) -> float:
     """Return 2**-x for x >= 0: exact for whole x, error below 1 ulp, 0 once below the smallest float."""
     if x >= 1080.0:
         return 0.0
@@ -281,8 +280,10 @@ def super_value(limbs, start):
     value = _float_of_top(high)
     if exponent >= -1022:
         if exponent > 1023 - 53:
-            return sign * (value * as_float(np.int64(1023 + 900) << 52)) * as_float(
-                np.int64(1023 + exponent - 900) << 52
+            return (
+                sign
+                * (value * as_float(np.int64(1023 + 900) << 52))
+                * as_float(np.int64(1023 + exponent - 900) << 52)
             )
         return sign * (value * as_float(np.int64(exponent + 1023) << 52))
     return sign * (value * as_float(np.int64(1) << (exponent + 1074)))

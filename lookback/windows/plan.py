@@ -125,7 +125,9 @@ class Feature:
     window_ms: int | None  # None: lifetime
     result: Result  # of one element, for the list aggregates top_k and last_k
     delay_ms: int = 0
-    other: Term | None = None  # ratio: the denominator. column -1 is a count, else a sum
+    # ratio: the denominator; column -1 is a count, else a sum
+    # seen_before: its bit says that the own row's value isn't null (None: `term.bit` says so)
+    other: Term | None = None
     k: int = 0  # top_k, last_k
     half_life_ms: int = 0  # decayed_*
     scale: int = 0  # of a decimal result

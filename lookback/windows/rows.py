@@ -26,7 +26,6 @@ from lookback.windows.layout import (
     PREVIOUS,
     REACH_INFINITE,
     ROWS,
-    S_COLUMNS,
     S_LIFE,
     S_REACH,
     SUM_EXACT,
@@ -35,7 +34,8 @@ from lookback.windows.layout import (
 from lookback.windows.numeric import INT64_MIN, add_128, as_float, super_add
 
 M_OFFSET, M_CAP, M_HEAD, M_LENGTH, M_NEWEST, M_COVERS, M_HOT, M_BASE = range(8)
-C_TOP, C_NEED, C_FREE = 0, 1, 8  # control words: end of used heap, words missing, free lists by class
+# control words: end of the used part, words missing, words kept free at the end, free lists by class
+C_TOP, C_NEED, C_RESERVE, C_FREE = 0, 1, 2, 8
 FIRST_CLASS = 2  # the smallest region holds 4 rows
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from lookback.windows.aggregates import beats
 from lookback.windows.cache import jit
+from lookback.windows.cells import plan_walk
 from lookback.windows.counters import count_seen, count_values
 from lookback.windows.layout import (
     COUNTER,
@@ -25,6 +26,7 @@ from lookback.windows.layout import (
     L_FIRST,
     L_HIGH,
     L_LIFE,
+    L_MOVE,
     L_PARAM,
     L_WINDOWS,
     L_WORDS,
@@ -38,8 +40,9 @@ from lookback.windows.layout import (
     SUM_EXACT,
     SUM_INT,
 )
+from lookback.windows.moving import keep_sum, move_lane
 from lookback.windows.numeric import INT64_MIN, LIMBS, add_128, as_float, as_word, super_add, super_value
-from lookback.windows.rows import M_BASE, takes_part
+from lookback.windows.rows import M_BASE, M_HOT, takes_part
 from lookback.windows.tally import scan_counter
 from lookback.windows.walk import emit_ends, walk_lane
 
@@ -73,6 +76,34 @@ def find_edges(heap, base, bounds, t, high, at):
 
 
 @jit
+def follow_edges(heap, base, base_row, bounds, t, high, at, hot, edges):
+    """Do as `find_edges`, from where the bounds last were: hot[edges + b], absolute row numbers."""
+    at[0] = high
+    for b in range(1, len(bounds)):
+        edge = t - bounds[b] if t >= INT64_MIN + bounds[b] else INT64_MIN
+        j = min(max(hot[edges + b] - base_row, 0), high)
+        steps = 0
+        while j < high and heap[base + j] <= edge and steps < 16:
+            j += 1
+            steps += 1
+        while j > 0 and heap[base + j - 1] > edge and steps < 16:
+            j -= 1
+            steps += 1
+        if steps == 16:
+            low = 0
+            j = high
+            while low < j:
+                middle = (low + j) >> 1
+                if heap[base + middle] > edge:
+                    j = middle
+                else:
+                    low = middle + 1
+        at[b] = j
+        hot[edges + b] = j + base_row
+    at[len(bounds)] = 0
+
+
+@jit
 def count_rows(lane, windows, at, acc):
     """ROWS without a filter: a difference of edges."""
     for w in range(lane[L_WINDOWS]):
@@ -81,7 +112,7 @@ def count_rows(lane, windows, at, acc):
 
 @jit
 def scan_ends(heap, base, cap, lane, windows, at, acc):
-    """ENDS without a filter: the rows at the edges."""
+    """Find ENDS without a filter: the rows at the edges."""
     high = at[lane[L_HIGH]]
     for w in range(lane[L_WINDOWS]):
         low = at[windows[lane[L_FIRST] + w]]
@@ -194,17 +225,19 @@ def add_life(lane, acc, life, start):
 @jit
 def scan_lane(
     heap, base, cap, lane, windows, at, acc, own, life, start, shape, blob, ends,
-    hot, ctl, meta, slot, steps,
+    hot, ctl, meta, slot, group, group_bounds,
 ):  # fmt: skip
-    """Accumulate one lane over all its windows. steps: how many its group's walk has."""
+    """Accumulate one lane over all its windows."""
     family = lane[L_FAMILY]
     if family == PREVIOUS:
         scan_previous(heap, base, cap, lane, windows, at, acc, own)
     elif family == COUNTER:
         if not count_values(heap, base, cap, lane, windows, at, acc, blob, ends, hot, ctl, meta, shape, slot):
-            scan_counter(heap, base, cap, lane, windows, at, acc, shape[S_TABLE], blob, ends)
+            scan_counter(heap, base, cap, lane, windows, at, acc, shape[S_TABLE], blob, ends, hot, ctl)
     elif family == SEEN:
-        if not count_seen(heap, base, cap, lane, windows, at, acc, blob, ends, hot, ctl, meta, shape, slot, own):
+        if not count_seen(
+            heap, base, cap, lane, windows, at, acc, blob, ends, hot, ctl, meta, shape, slot, own
+        ):
             scan_seen(heap, base, cap, lane, windows, at, acc, own)
     elif family == LAST_K:
         scan_last(heap, base, cap, lane, windows, at, acc)
@@ -215,8 +248,15 @@ def scan_lane(
     elif family == ENDS and lane[L_BIT] < 0:
         scan_ends(heap, base, cap, lane, windows, at, acc)
     else:
+        h = meta[slot, M_HOT]
         base_row = meta[slot, M_BASE]
-        room = shape[S_LIMBS]
-        walk_lane(heap, base, cap, base_row, lane, windows, acc, shape[S_STEPS], steps, hot, -1, room)
+        moves = h >= 0 and lane[L_MOVE] >= 0
+        if not moves or not move_lane(heap, base, cap, base_row, lane, windows, at, acc, hot, h):
+            p = shape[S_STEPS]
+            if acc[p - 1] < 0:
+                acc[p - 1] = plan_walk(hot, meta, shape, group, group_bounds, acc, slot, p)
+            walk_lane(heap, base, cap, base_row, lane, windows, acc, p, acc[p - 1], hot, -1, shape[S_LIMBS])
+            if moves and (family == ROWS or family == SUM_INT):
+                keep_sum(base_row, lane, windows, at, acc, hot, h + lane[L_MOVE])
     if lane[L_LIFE] >= 0:
         add_life(lane, acc, life, start)

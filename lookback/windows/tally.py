@@ -28,8 +28,7 @@ from lookback.windows.layout import (
     WANT_TOP,
 )
 from lookback.windows.numeric import as_float, as_word, ln1
-from lookback.windows.rows import takes_part
-
+from lookback.windows.rows import C_RESERVE, takes_part
 
 LOG_TERMS = np.array([0.0, 0.0, *(c * ln1(float(c)) for c in range(2, 256))])  # the usual counts' c ln c
 
@@ -104,10 +103,10 @@ def entropy_of(distinct, whole, part, rows):
 
 
 @jit
-def scan_counter(heap, base, cap, lane, windows, at, acc, room, blob, ends):
+def scan_counter(heap, base, cap, lane, windows, at, acc, room, blob, ends, hot, ctl):
     """COUNTER: count each window's values anew. O(rows of the longest window).
 
-    acc[room:] is scratch for up to SMALL rows; beyond, memory is taken for the call.
+    acc[room:] is scratch for up to SMALL rows; beyond, the arena's reserve is (see `hot`).
     """
     bit = lane[L_BIT]
     column = base + lane[L_COLUMN] * cap
@@ -117,7 +116,7 @@ def scan_counter(heap, base, cap, lane, windows, at, acc, room, blob, ends):
     size = 16
     while size < 2 * most:
         size *= 2
-    table = acc[room:] if most <= SMALL else np.empty(2 * size + k + 1, np.int64)
+    table = acc[room:] if most <= SMALL else hot[len(hot) - ctl[C_RESERVE] :]
     values, counts, tops = size, size + size // 2, 2 * size
     for h in range(size):
         table[h] = -1

@@ -172,7 +172,7 @@ def walk_extreme(heap, base, cap, lane, windows, acc, p, steps, hot, final):
 
 @jit
 def walk_ends(heap, base, cap, lane, windows, acc, p, steps, hot, final, base_row):
-    """ENDS: how many rows take part, and the first and last of them (in cells: absolute numbers)."""
+    """Find ENDS: how many rows take part, their first and their last (in cells: absolute numbers)."""
     bit = lane[L_BIT]
     cell = 3 * lane[L_CELL]
     n = 0
@@ -182,18 +182,12 @@ def walk_ends(heap, base, cap, lane, windows, acc, p, steps, hot, final, base_ro
     for s in range(p, p + 3 * steps, 3):
         kind, a, b = acc[s], acc[s + 1], acc[s + 2]
         if kind == ROWS_STEP:
-            if bit < 0:
-                if n == 0:
-                    last = b - 1
-                n += b - a
-                first = a
-            else:
-                for i in range(b - 1, a - 1, -1):
-                    if takes_part(heap, base, cap, bit, i):
-                        if n == 0:
-                            last = i
-                        n += 1
-                        first = i
+            for i in range(b - 1, a - 1, -1):
+                if takes_part(heap, base, cap, bit, i):
+                    if n == 0:
+                        last = i
+                    n += 1
+                    first = i
         elif kind == EDGE:
             if windows[lane[L_FIRST] + w] == a:
                 emit_ends(heap, base, cap, lane, acc, lane[L_ACC] + 5 * w, n, first, last)

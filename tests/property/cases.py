@@ -117,7 +117,14 @@ def read(log: ViewLog, feature: Feature, word: int) -> Any:
 
 
 def check(
-    log: ViewLog, values: Values, i: int, rows: list[Row], t: int, position: int, own: Row | None, counted: bool
+    log: ViewLog,
+    values: Values,
+    i: int,
+    rows: list[Row],
+    t: int,
+    position: int,
+    own: Row | None,
+    counted: bool,
 ) -> None:
     """Assert that item i holds what the oracle says, bit by bit."""
     for feature, got in zip(log.plan.features, values_at(log, values, i), strict=True):

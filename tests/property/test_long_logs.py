@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from lookback.windows.layout import SMALL
@@ -14,7 +15,6 @@ from tests.oracle import Row
 from tests.property.cases import (
     COLUMNS,
     INT64_MAX,
-    I64,
     check,
     make_feature,
     make_row,
@@ -29,7 +29,8 @@ HOUR = 3_600_000
 def long_plan(windows: tuple[int | None, ...], delays: tuple[int, ...]) -> ViewPlan:
     """Return every block and counter family once or twice, over nested windows."""
     wanted = [
-        (Agg.COUNT, -1, 8), (Agg.SUM, 0, 4), (Agg.SUM, 2, 2), (Agg.SUM, 2, 6), (Agg.MIN, 0, 0), (Agg.MAX, 2, 6),
+        (Agg.COUNT, -1, 8), (Agg.SUM, 0, 4), (Agg.SUM, 2, 2), (Agg.SUM, 2, 6), (Agg.MIN, 0, 0),
+        (Agg.MAX, 2, 6), (Agg.MEAN, 1, -1), (Agg.MAX, 1, -1),
         (Agg.STDDEV, 2, 6), (Agg.VARIANCE, 1, 1), (Agg.DECAYED_SUM, 2, 2), (Agg.DECAYED_COUNT, -1, -1),
         (Agg.FIRST, 0, 4), (Agg.LAST, 3, 7), (Agg.MEAN_GAP, -1, 8), (Agg.TIME_SINCE_LAST, -1, 8),
         (Agg.DISTINCT, 3, 3), (Agg.TOP_K, 0, 4), (Agg.MODE, 3, 7), (Agg.ENTROPY, 0, 0), (Agg.TOP_K, 3, 3),
@@ -56,7 +57,10 @@ def rows_of(rng: random.Random, n: int, spread: int) -> list[Row]:
     return rows
 
 
-def assert_same(log: ViewLog, one: tuple[I64, I64], two: tuple[I64, I64]) -> None:
+Words = tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]
+
+
+def assert_same(log: ViewLog, one: Words, two: Words) -> None:
     starts = log.plan.out_starts
     for feature, start in zip(log.plan.features, starts, strict=False):
         assert (one[1][start] == two[1][start]).all(), feature
@@ -73,7 +77,7 @@ def test_every_event_of_a_long_log_equals_a_fresh_log(delays: tuple[int, ...], l
     time, position, values = to_arrays(log, rows)
     got = log.apply_evaluate(slots_of(slot, len(rows)), time, position, values, including=True)
     for i in [*range(0, 1500, 149), 1499]:
-        check(log, got, i, rows[: i + 1], *rows[i][:2], rows[i], True)
+        check(log, got, i, rows[: i + 1], rows[i][0], rows[i][1], rows[i], True)
     # every 7th event, by a log that has just been filled
     for i in range(SMALL, 1500, 7):
         fresh = log.new_slots(1)
