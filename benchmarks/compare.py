@@ -12,7 +12,7 @@ from lookback.training import load_training
 
 
 def differing(training: Path, other: Path, cents: bool = False) -> tuple[int, int]:
-    """Return (values compared, values that differ). cents: `other` has whole cents where ours are decimals."""
+    """Return (values compared, values that differ). cents: `other` has whole cents, ours are decimals."""
     ours = load_training(training).arrow().sort_by("tx_id")
     theirs = pq.read_table(other).sort_by("tx_id")
     if len(ours) != len(theirs):

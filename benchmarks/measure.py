@@ -27,7 +27,7 @@ SAMPLE_SECONDS = 0.05
 class Usage:
     """What a command took, its child processes included; memory is the highest sum over its processes.
 
-    anonymous_bytes leaves out pages of files, such as the online store's map, which can be taken back at need.
+    anonymous_bytes leaves out pages of files, such as the online store's map, which can be taken back.
     """
 
     wall_seconds: float

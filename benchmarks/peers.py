@@ -1,7 +1,7 @@
 """The same values by other tools, each a process of its own: `python -m benchmarks.peers TOOL FILE OUT`.
 
 Owns: how DuckDB and polars are asked. Both get one thread, read the same file, and write Parquet with our
-column names. FILE is Parquet (whole cents) or JSON lines (decimals). Order of rows: any; comparing sorts by `tx_id`.
+column names. FILE is Parquet (whole cents) or JSON lines (decimals). Rows come in any order.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ def machine() -> str:
     day = datetime.now(UTC).date().isoformat()
     return (
         f"{day}, commit {_commit()}: {cpu}, {os.cpu_count()} cores, {memory_gib:.0f} GiB, "
-        f"{platform.system()} {platform.release().partition('-')[0]}, CPython {platform.python_version()}, {packages}."
+        f"{platform.system()} {platform.release().partition('-')[0]}, "
+        f"CPython {platform.python_version()}, {packages}."
     )
 
 
