@@ -1,11 +1,12 @@
 """Progress of a job: rows, rate, event time reached, time left. A line that renews itself on a terminal, plain
-lines elsewhere."""
+lines elsewhere.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.live import Live
@@ -89,7 +90,7 @@ def instant(ms: int) -> str:
     '1970-01-01 00:00:00Z'
     """
     try:
-        moment = datetime.fromtimestamp(ms / 1000, tz=timezone.utc)
+        moment = datetime.fromtimestamp(ms / 1000, tz=UTC)
     except (OverflowError, ValueError, OSError):
         return f"{ms} ms"
     return moment.strftime("%Y-%m-%d %H:%M:%SZ")

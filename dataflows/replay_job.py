@@ -158,8 +158,8 @@ def _start(definition: Definition, views: list[View], infos: list[PartitionInfo]
         first = info.first_broker_time_ms
         if info.first_offset > 0 and first is not None and first > start:
             raise RefusedError(
-                f"{info.topic}/{info.partition} begins at offset {info.first_offset}, {instant(first)}: events before that "
-                f"are gone, and features as of {instant(from_ms)} need them; the earliest exact --from is "
+                f"{info.topic}/{info.partition} begins at offset {info.first_offset}, {instant(first)}: events "
+                f"before that are gone, and features as of {instant(from_ms)} need them; the earliest exact --from is "
                 f"{instant(first + reach + ahead)}"
             )
     return start

@@ -104,7 +104,8 @@ def _partitions(state: Path) -> dict[str, Any]:
     for file in (state / "recovery").glob("part-*.sqlite3"):
         with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
             rows = db.execute(
-                "SELECT state_key, ser_change, MAX(snap_epoch) FROM snaps WHERE step_id LIKE '%source%' GROUP BY state_key"
+                "SELECT state_key, ser_change, MAX(snap_epoch) FROM snaps "
+                "WHERE step_id LIKE '%source%' GROUP BY state_key"
             ).fetchall()
         for key, change, _ in rows:
             if change is not None:

@@ -10,7 +10,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -83,7 +83,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         if _draining or self._ended:
             raise StopIteration
         if self._started and (self._left <= 0 or self._pressed() or (self._replay and self._far_ahead())):
-            self._awake = datetime.now(timezone.utc) + timedelta(milliseconds=2)
+            self._awake = datetime.now(UTC) + timedelta(milliseconds=2)
             return []
         out: list[tuple[str, Payload]] = []
         chunks: list[list[Chunk]] = [[] for _ in range(self._settings.shards)]
@@ -173,7 +173,7 @@ class LabelPart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | No
         else:
             if batch.first_ms > self._board.slowest_ms():
                 self._row[b.WATERMARK] = batch.first_ms
-                self._awake = datetime.now(timezone.utc) + timedelta(milliseconds=2)
+                self._awake = datetime.now(UTC) + timedelta(milliseconds=2)
                 return []
             chunks, mark = batch.chunks, batch.last_ms - 1
             self._row[b.ROWS] += batch.rows

@@ -71,7 +71,8 @@ class StateFolder:
         strangers = [p.name for p in self.path.iterdir() if not self._ours(p.name)]
         if strangers:
             raise RefusedError(
-                f"{self.path} is not empty ({', '.join(sorted(strangers)[:3])}) and holds no state: name a fresh --state"
+                f"{self.path} is not empty ({', '.join(sorted(strangers)[:3])}) and holds no state: "
+                "name a fresh --state"
             )
         for shard in range(self.shards):
             # What a crash while making left is not known to be whole: nothing was counted in it yet.
@@ -113,7 +114,8 @@ class StateFolder:
             ) from error
         if version != FORMAT:
             raise RefusedError(
-                f"the state {self.path} has format {version}, this release reads {FORMAT}: use the release that wrote it"
+                f"the state {self.path} has format {version}, this release reads {FORMAT}: "
+                "use the release that wrote it"
             )
         if shards != self.shards:
             raise RefusedError(
@@ -134,8 +136,8 @@ class StateFolder:
         missing = [i for i in range(shards) if not (self.path / f"shard-{i:02d}" / "CURRENT").exists()]
         if missing:
             raise RefusedError(
-                f"shard {missing[0]} of {shards} is missing from the state {self.path}: put {len(missing)} folder(s) back "
-                "from a backup, or name a fresh --state (nothing was changed)"
+                f"shard {missing[0]} of {shards} is missing from the state {self.path}: "
+                f"put {len(missing)} folder(s) back from a backup, or name a fresh --state (nothing was changed)"
             )
         self._check_recovery()
         if set(parts) != known:

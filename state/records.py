@@ -40,7 +40,7 @@ class Records:
         self._cuts: dict[int, list[tuple[int, int]]] = {}
 
     def forget(self, slot: int) -> None:
-        """The slot's log leaves memory."""
+        """Forget where a slot's log is cut: it leaves memory."""
         self._cuts.pop(slot, None)
 
     def is_long(self, slot: int) -> bool:

@@ -6,6 +6,7 @@ A handle that saw ENOSPC stays dead, so a failed write reopens the database and 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -158,10 +159,10 @@ class Database:
                 raise StateError(message)
             wait(message)
             time.sleep(1.0)
-            try:
+            with contextlib.suppress(
+                Exception
+            ):  # a dead handle may refuse to close; the reopen below decides
                 self._db.close()
-            except Exception:  # a dead handle may refuse to close cleanly; the reopen below decides
-                pass
             try:
                 self._db = self._open(False)
                 return

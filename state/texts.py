@@ -74,7 +74,7 @@ def restore(rows: I64, life: I64, ids: I64, words: TextWords) -> tuple[I64, I64]
 def pick(texts: Sequence[bytes], rows: I64, life: I64, words: TextWords) -> tuple[list[bytes], I64, I64]:
     """Return (texts, rows, life) of a part of a log whose ids index `texts`, with those alone that it names."""
     places = list(words.rows)
-    records, life_words = life_places(life[None], words) if len(life) else life_places(life[None], _NONE)
+    _, life_words = life_places(life[None], words if len(life) else _NONE)
     ids = np.concatenate([rows[places].reshape(-1), life[life_words]])
     used, local = np.unique(ids, return_inverse=True)
     rows, life = rows.copy(), life.copy()

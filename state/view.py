@@ -7,6 +7,7 @@ records (see `records`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from lookback.windows.log import Values, ViewLog
 from lookback.windows.plan import MAX_OFFSET, ROW_HEAD, ViewPlan
 from lookback.windows.text_words import text_words
-from state import codec, keys
+from state import codec, faults, keys
 from state.records import INLINE_ROWS, Records
 from state.rocksdb import Database, Put
 from state.texts import renumber
@@ -183,7 +184,7 @@ class ViewState:
         columns = ROW_HEAD + self.plan.width
         counts = np.diff(starts) // columns
         bounds = starts.tolist()
-        pieces = [flat[a:b].reshape(columns, -1) for a, b in zip(bounds, bounds[1:], strict=False)]
+        pieces = [flat[a:b].reshape(columns, -1) for a, b in pairwise(bounds)]
         rows = np.concatenate(pieces, axis=1) if pieces else np.empty((columns, 0), np.int64)
         return rows, counts
 
@@ -284,10 +285,8 @@ class ViewState:
         limit_ms = before_ms - self.log.reach_ms
         first = b"e" + self._tag
         out: list[Put] = []
-        seen = 0
-        for raw, record in self._db.scan(max(self._sweep, first), keys.after(first)):
-            seen += 1
-            if seen > SWEEP_RECORDS:
+        for seen, (raw, record) in enumerate(self._db.scan(max(self._sweep, first), keys.after(first))):
+            if seen == SWEEP_RECORDS:
                 self._sweep = raw
                 return out
             if codec.newest_of(record) <= limit_ms:
