@@ -297,7 +297,7 @@ def get(
             Console(highlight=False).print(reading_table(reading))
 
 
-@_example("lookback status --state state --store lmdb:store")
+@_example("lookback status --state state")
 def status(
     state: Annotated[Path, typer.Option(help="Folder of the job's state.", show_default=False)],
     as_json: AsJson = False,

@@ -20,10 +20,11 @@ from lookback.definition.view import Definition, View
 from lookback.errors import StoreError, UsageError
 from lookback.events import EventBatch
 from lookback.stores import base
-from lookback.stores.base import ViewWrite, text_words
+from lookback.stores.base import ViewWrite
 from lookback.stores.lmdb import LmdbStore
 from lookback.windows.log import Values, ViewLog
 from lookback.windows.results import to_python
+from lookback.windows.text_words import text_words
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 T0 = 1_700_000_000_000

@@ -251,7 +251,7 @@ def test_any_order_of_writes_follows_the_rules(opener: Opener, rng: np.random.Ge
     pool = [f"key{i}" + "-" * (490 if i % 5 == 0 else 0) for i in range(12)]
     for step in range(400):
         entities = []
-        sequence = int(max(0, step + rng.integers(-6, 6)))
+        sequence = max(0, step + int(rng.integers(-6, 6)))
         for key in rng.choice(pool, rng.integers(1, 8), replace=False).tolist():
             times = np.unique(rng.integers(step - 30, step + 5, rng.integers(0, 6))) * (HOUR // 16)
             rows: list[Row] = [
