@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from state.errors import StateError, StateRefused
+from state.errors import StateRefused
 
 VERSION = 1
 ENTITY, CHUNK = 0, 1
@@ -79,11 +79,11 @@ def encode(
 def decode(data: bytes, width: int, life: int, what: str) -> Stored:
     """Return the record in `data`; `what` names it in errors.
 
-    Raises StateRefused for a newer version, StateError for a broken record (restore the shard, or name a
+    Raises StateRefused for a newer version or a broken record (restore the shard, or name a
     fresh --state and replay).
     """
     if len(data) < 4 + _HEAD.size or _CRC.unpack_from(data)[0] != zlib.crc32(memoryview(data)[4:]):
-        raise StateError(f"{what} is damaged (checksum): restore this state folder from a backup")
+        raise StateRefused(f"{what} is damaged (checksum): restore this state folder from a backup")
     version, kind, got_width, got_life, texts, rows, chunks, covers, newest = _HEAD.unpack_from(data, 4)
     if version != VERSION:
         raise StateRefused(
@@ -106,7 +106,7 @@ def decode(data: bytes, width: int, life: int, what: str) -> Stored:
         found.append(data[at + 4 : at + 4 + length].decode())
         at += 4 + length
     if len(data) - at != 8 * rows * (2 + width):
-        raise StateError(f"{what} is damaged (length): restore this state folder from a backup")
+        raise StateRefused(f"{what} is damaged (length): restore this state folder from a backup")
     matrix = np.frombuffer(data, np.int64, rows * (2 + width), at).reshape(2 + width, rows)
     return Stored(kind, matrix, found, life_words, chunks, covers, newest)
 

@@ -188,7 +188,9 @@ class Database:
         try:
             return call()
         except Exception as error:
-            raise StateError(
+            # Going on without the rows of a damaged block would count wrong: refused, not failed.
+            kind = StateRefused if "corruption" in str(error).lower() else StateError
+            raise kind(
                 f"the state shard {self.path} can't be read ({_short(error)}): restore it from a backup, "
                 "or name a fresh --state and replay"
             ) from error

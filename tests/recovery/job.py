@@ -73,6 +73,7 @@ class Job:
         """Start it; `fault` arms a fault point, POINT[:COUNT]."""
         self.starts += 1
         note = self.folder / f"fault-{self.starts}"
+        note.unlink(missing_ok=True)
         env = {k: v for k, v in os.environ.items() if not k.startswith(("LOOKBACK_FAULT", "LOOKBACK_TEST"))}
         env |= {"LOOKBACK_FAULT_FILE": str(note), **environment}
         if fault:
