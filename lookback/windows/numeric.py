@@ -26,6 +26,7 @@ from numba.extending import intrinsic
 
 from lookback.windows.cache import jit
 
+Words = npt.NDArray[np.int64]
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
 LIMBS = 68
@@ -169,17 +170,17 @@ def fits_64(low, high):
 
 
 @jit
-def float_128(low, high):
+def float_128(low: int, high: int) -> float:
     """Return a 128-bit integer as the nearest float64 (ties to even)."""
     if fits_64(low, high):
         return float(low)
     negative = high < 0
-    if negative:
-        low = ~low + 1
-        high = ~high + (1 if low == 0 else 0)
     # the top 64 bits, the rest squeezed into the lowest as a sticky bit; 64 > 53 + 2, so it rounds right
     top = np.uint64(high)
     rest = np.uint64(low)
+    if negative:  # in unsigned words, where to wrap is defined
+        rest = ~rest + np.uint64(1)
+        top = ~top + np.uint64(rest == 0)
     shift = 64
     while (top >> np.uint64(63)) == 0 and shift > 0:
         top = (top << np.uint64(1)) | (rest >> np.uint64(63))
@@ -200,7 +201,7 @@ def _float_of_top(top):
 
 
 @jit
-def super_add(limbs, start, x, sign):
+def super_add(limbs: Words, start: int, x: float, sign: int) -> None:
     """Add `sign * x` exactly to the superaccumulator at limbs[start:start + LIMBS]."""
     bits = as_word(x)
     exponent = (bits >> 52) & 0x7FF
@@ -234,7 +235,7 @@ def super_add(limbs, start, x, sign):
 
 
 @jit
-def super_value(limbs, start):
+def super_value(limbs: Words, start: int) -> float:
     """Return the nearest float64 of a superaccumulator (infinite where it is out of range)."""
     last = start + LIMBS - 1
     sign = 1.0

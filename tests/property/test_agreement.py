@@ -10,7 +10,6 @@ import pytest
 from tests.oracle import Row
 from tests.property.cases import FOLDING, INT64_MAX, check, make_plan, make_row, one_log, slots_of, to_arrays
 
-
 ROWS = 24
 
 

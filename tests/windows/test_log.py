@@ -33,14 +33,18 @@ INT64_MIN = -(2**63)
 I64 = npt.NDArray[np.int64]
 cell = st.one_of(st.none(), st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1))
 decimal = st.one_of(st.none(), st.integers(-(10**18) + 1, 10**18 - 1), st.integers(0, 9))
-number = st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0.1, 1e16, -1.0]))
+number = st.one_of(
+    st.none(), st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0.1, 1e16, -1.0])
+)
 text = st.one_of(st.none(), st.sampled_from(["", "a", "ab", "b", "é", "\U0001f600"]))
 times = st.one_of(st.integers(-5, 20), st.integers(-3000, 3000), st.sampled_from([-(2**62), 2**62]))
 
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[Row]:
-    rows = draw(st.lists(st.tuples(times, cell, decimal, number, text, st.booleans()), min_size=1, max_size=12))
+    rows = draw(
+        st.lists(st.tuples(times, cell, decimal, number, text, st.booleans()), min_size=1, max_size=12)
+    )
     positions = draw(st.permutations(range(len(rows))))
     return [make_row(t, p, values, where) for (t, *values, where), p in zip(rows, positions, strict=True)]
 
@@ -209,7 +213,9 @@ def test_an_instant_among_events_sees_what_is_before_it() -> None:
     position = np.array([1, INT64_MIN, 1, 2, 3, INT64_MAX])
     insert = np.array([True, False, False, False, True, False])
     wanted = np.array([True, True, True, True, False, True])
-    got = log.apply_evaluate(slots_of(slot, 6), time, position, values, including=True, insert=insert, row=wanted)
+    got = log.apply_evaluate(
+        slots_of(slot, 6), time, position, values, including=True, insert=insert, row=wanted
+    )
     assert got.words[0].tolist() == [1, 0, 1, 1, 0, 2]
     assert got.status[0].tolist() == [0, 1, 0, 0, 1, 0]
 
@@ -220,7 +226,9 @@ def test_sums_that_do_not_fit_are_overflow_and_never_wrap() -> None:
     top = 2**63 - 1
     time, position, values = to_arrays(log, [make_row(1, p, [top, 1, 1.7e308, "a"], True) for p in range(2)])
     log.apply(slots_of(slot, 2), time, position, values)
-    got = dict(zip([f.name for f in plan.features], values_at(log, log.evaluate_newest(slot), 0), strict=True))
+    got = dict(
+        zip([f.name for f in plan.features], values_at(log, log.evaluate_newest(slot), 0), strict=True)
+    )
     assert got["sum_0_0_0_100"] is OVERFLOW and got["mean_0_0_0_100"] == float(top)
     assert got["sum_2_2_0_100"] is OVERFLOW and got["mean_2_2_0_100"] is OVERFLOW
 
@@ -228,8 +236,17 @@ def test_sums_that_do_not_fit_are_overflow_and_never_wrap() -> None:
 def test_a_log_of_100_000_rows_counts_sums_and_ranks_exactly() -> None:
     n = 100_000
     rng = np.random.default_rng(5)
-    aggs = ((Agg.COUNT, -1), (Agg.SUM, 0), (Agg.MAX, 0), (Agg.DISTINCT, 0), (Agg.TOP_K, 0), (Agg.SEEN_BEFORE, 0))
-    plan = ViewPlan(COLUMNS, 70, tuple(make_feature(agg, c, -1, w, 0) for agg, c in aggs for w in (500, 10**9)))
+    aggs = (
+        (Agg.COUNT, -1),
+        (Agg.SUM, 0),
+        (Agg.MAX, 0),
+        (Agg.DISTINCT, 0),
+        (Agg.TOP_K, 0),
+        (Agg.SEEN_BEFORE, 0),
+    )
+    plan = ViewPlan(
+        COLUMNS, 70, tuple(make_feature(agg, c, -1, w, 0) for agg, c in aggs for w in (500, 10**9))
+    )
     log, slot = one_log(plan)
     value = rng.integers(0, 20_000, n)
     values = np.zeros((plan.width, n), dtype=np.int64)
