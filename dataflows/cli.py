@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from dataflows.no_pandas import do_without_pandas
 from lookback.definition import Definition, load
 from lookback.errors import LookbackError, UsageError
 from state.errors import StateError
@@ -41,6 +42,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 def main() -> None:
     """Run the command line and exit."""
+    do_without_pandas()
     try:
         app()
     except (LookbackError, StateError) as error:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from dataflows import failures
+from dataflows.no_pandas import do_without_pandas
 from dataflows.settings import Settings
 from dataflows.source import drain_on_signals
 
@@ -25,6 +26,7 @@ def main(arguments: list[str]) -> int:
     """Run worker `INDEX` of the job in `SETTINGS` to its end."""
     _die_with_parent()
     drain_on_signals()
+    do_without_pandas()
     settings = Settings.from_json(Path(arguments[0]).read_text())
     index = int(arguments[1])
     try:

@@ -7,7 +7,7 @@ records (see `records`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -63,9 +63,8 @@ class ViewState:
 
     def slots(self, texts: Sequence[str]) -> I64:
         """Return the slots of these entities, reading those not in memory; a new one gets an empty log."""
-        get = self._slot_of.get
-        found = [get(text, -1) for text in texts]
-        slots = np.array(found, np.int64)
+        # map() over dict.get: a lookup a text without interpreting a line for it.
+        slots = np.fromiter(map(self._slot_of.get, texts, repeat(-1)), np.int64, len(texts))
         missing = np.flatnonzero(slots < 0)
         if len(missing):
             slots[missing] = self._load([texts[i] for i in missing.tolist()])
