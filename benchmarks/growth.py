@@ -73,7 +73,7 @@ class _Curve:
 
 
 def _history(options: Options, section: Section) -> None:
-    cards = max(200, int(CARDS_OF_HISTORY * options.scale))
+    cards = max(5_000, int(CARDS_OF_HISTORY * options.scale))
     rows = cards * EVENTS_A_DAY * DAYS
     archive = data.typed(options.work, data.Payments(rows, cards, DAYS * data.DAY_MS, hot=0))
     costs: dict[str, list[float]] = {title: [] for title in STRETCHES}
