@@ -10,13 +10,16 @@ import json
 import os
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lookback.errors import LookbackError
 from state.errors import StateError
 
 FILE = "LOOKBACK_FAILURE_FILE"
+NOTE_BYTES = 16 << 10  # the file is made at this length, so that a note fits on a disk that is full by then
+TRACE_CHARS = 8 << 10
 
 T = TypeVar("T")
 
@@ -24,19 +27,45 @@ T = TypeVar("T")
 def note(error: BaseException) -> None:
     """Write the failure down, unless this worker has noted one already."""
     path = os.environ.get(FILE)
-    if path is None or Path(path).exists():
+    if path is None:
         return
+    error = _cause(error)
     known = isinstance(error, (LookbackError, StateError))
     text = str(error) if known else f"{type(error).__name__}: {error}"
     record = {
         "message": text,
         "exit_code": error.exit_code if isinstance(error, (LookbackError, StateError)) else 1,
         "known": known,
-        "trace": "".join(traceback.format_exception(error)),
+        "trace": "".join(traceback.format_exception(error))[-TRACE_CHARS:],
     }
-    temporary = Path(f"{path}.{os.getpid()}")
-    temporary.write_text(json.dumps(record))
-    temporary.rename(path)
+    data = json.dumps(record).encode()
+    with suppress(OSError), Path(path).open("r+b") as file:
+        if file.read(1) == b" ":
+            file.seek(0)
+            file.write(data[:NOTE_BYTES])
+
+
+def prepare(path: Path) -> None:
+    """Make an empty note with room for one."""
+    path.write_bytes(b" " * NOTE_BYTES)
+
+
+def noted(path: Path) -> dict[str, Any] | None:
+    """Return what a worker noted, None where none did."""
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return our own error where Bytewax has wrapped it in one of its own."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, (LookbackError, StateError)):
+            return inner
+        inner = inner.__cause__
+    return error
 
 
 def guarded(method: Callable[..., T]) -> Callable[..., T]:

@@ -99,6 +99,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
     def _open(self, number: int) -> None:
         settings = self._settings
         path = settings.shard_path(number)
+        self._keep_room()
         db = Database(
             path, write_buffer_bytes=self._budget.write_buffer_bytes, block_cache=self._budget.blocks
         )
@@ -110,6 +111,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             marks = writer.marks(view.fingerprint, number)
             self._waiting.append(_Catchup(marks, lost=marks is None and shard.epoch > 0))
         self._shard = shard
+        self._board.waiting[self._worker] = 0
         faults.reach("0-open", number)
 
     # --- step 1 ------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ A part-stopped Bytewax cluster hangs, so when one worker ends badly the others a
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -16,9 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from dataflows import failures
+from dataflows.disk import ROOM_BYTES, free_bytes
 from dataflows.settings import Settings
 from lookback.errors import LookbackError, RefusedError
 
@@ -48,7 +47,7 @@ def _start(settings: Settings) -> list[subprocess.Popen[bytes]]:
     path = folder / "settings.json"
     path.write_text(settings.to_json())
     failure = folder / "failure.json"
-    failure.unlink(missing_ok=True)
+    failures.prepare(failure)
     environment = {**os.environ, failures.FILE: str(failure), "PYTHONUNBUFFERED": "1"}
     # One kernel thread a worker: a job's cores are its workers.
     for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -137,13 +136,19 @@ def _end(workers: list[subprocess.Popen[bytes]]) -> set[int]:
 
 def _raise(settings: Settings, codes: list[int]) -> None:
     # A worker killed by a signal is the cause; what its peers then noted is the consequence.
-    killed = next((i for i, code in enumerate(codes) if code < 0), None)
-    record = _noted(settings.folder / "failure.json")
-    if record is not None and (record["known"] or killed is None):
+    killed = next((i for i, code in enumerate(codes) if code == -signal.SIGKILL), None)
+    record = failures.noted(settings.folder / "failure.json")
+    full = free_bytes(settings.folder) < ROOM_BYTES
+    if record is not None and (record["known"] or (killed is None and not full)):
         if record["exit_code"] == RefusedError.exit_code:
             raise RefusedError(record["message"])
         hint = "" if record["known"] else f" (see {_log(settings, codes)})"
         raise WorkerFailed(record["message"] + hint)
+    if full and killed is None:
+        raise WorkerFailed(
+            f"no space left for the state at {settings.folder}: make room and run the same command again; "
+            "it goes on from the last epoch"
+        )
     index = killed if killed is not None else next(i for i, code in enumerate(codes) if code)
     code = codes[index]
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -151,13 +156,6 @@ def _raise(settings: Settings, codes: list[int]) -> None:
         f"worker {index} {how}; run the same command again to go on from the last epoch "
         f"(its log: {_log(settings, codes)})"
     )
-
-
-def _noted(path: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError):
-        return None  # on a full disk it may be torn
 
 
 def _log(settings: Settings, codes: list[int]) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -100,7 +101,7 @@ class Database:
                 raise StateError(
                     f"no space left for the state shard {self.path}: make room and start again"
                 ) from error
-            if "lock" in str(error).lower():
+            if "lock file" in str(error).lower() or "lock hold" in str(error).lower():
                 raise StateRefused(
                     f"the state shard {self.path} is in use: another job runs on this --state; stop it first"
                 ) from error
@@ -182,7 +183,8 @@ class Database:
 
     def close(self) -> None:
         """Close; later calls raise StateError."""
-        self._db.close()
+        with suppress(Exception):  # all that was written is synced; a handle that saw a full disk complains
+            self._db.close()
 
     def _checked(self, call: Callable[[], T | None]) -> T | None:
         try:
