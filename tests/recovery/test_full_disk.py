@@ -64,7 +64,9 @@ def test_the_state_waits_for_room(
         assert picture(job.definition, job.store, job.archive) == undisturbed.picture
 
 
-def test_stopped_while_it_waits(new_job: Callable[..., Job], undisturbed: Undisturbed, tmp_path: Path) -> None:
+def test_stopped_while_it_waits(
+    new_job: Callable[..., Job], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
     with small_disk(tmp_path / "disk", 96 * MIB) as disk:
         job = new_job(state_at=disk / "state")
         run = job.start()
