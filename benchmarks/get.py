@@ -23,8 +23,9 @@ from lookback.client import Client
 from lookback.definition.loader import load, loads
 from lookback.definition.view import Definition, View
 from lookback.events import EventBatch
-from lookback.stores.base import ViewWrite, open_store, text_words
+from lookback.stores.base import ViewWrite, open_store
 from lookback.windows.log import ViewLog
+from lookback.windows.text_words import text_words
 
 ROOT = Path(__file__).resolve().parent.parent
 T0 = 1_700_000_000_000
