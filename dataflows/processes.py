@@ -18,11 +18,15 @@ from pathlib import Path
 
 from dataflows import failures
 from dataflows.disk import ROOM_BYTES, free_bytes
+from dataflows.forked import Forked, may_fork
 from dataflows.settings import Settings
 from lookback.errors import LookbackError, RefusedError
 
 POLL_SECONDS = 0.05
 KILL_AFTER_SECONDS = 30.0
+
+
+Worker = subprocess.Popen[bytes] | Forked
 
 
 class WorkerFailed(LookbackError):
@@ -42,7 +46,7 @@ def _free_addresses(count: int) -> tuple[str, ...]:
             s.close()
 
 
-def _start(settings: Settings) -> list[subprocess.Popen[bytes]]:
+def _start(settings: Settings, before: Callable[[], None] | None) -> list[Worker]:
     folder = settings.folder
     path = folder / "settings.json"
     path.write_text(settings.to_json())
@@ -52,21 +56,29 @@ def _start(settings: Settings) -> list[subprocess.Popen[bytes]]:
     # One kernel thread a worker: a job's cores are its workers.
     for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         environment.setdefault(name, "1")
-    workers = []
+    fork = before is not None and may_fork()
+    workers: list[Worker] = []
     for index in range(settings.workers):
-        with (folder / f"worker-{index}.log").open("ab") as log:
-            workers.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "dataflows.worker", str(path), str(index)],
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            )
+        log = folder / f"worker-{index}.log"
+        arguments = [str(path), str(index)]
+        if before is not None and fork:
+            workers.append(Forked(arguments, environment, log, before))
+        else:
+            workers.append(_fresh(arguments, environment, log))
     (folder / "pids").write_text("\n".join(str(w.pid) for w in workers))
     return workers
+
+
+def _fresh(arguments: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dataflows.worker", *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
 
 
 @contextlib.contextmanager
@@ -82,14 +94,18 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_workers(settings: Settings, *ticks: Callable[[], None]) -> bool:
+def run_workers(
+    settings: Settings, *ticks: Callable[[], None], in_fork: Callable[[], None] | None = None
+) -> bool:
     """Run the job's workers to their end, calling `ticks` now and then; return whether a person stopped it.
+
+    in_fork: workers may be forks of this process, and call this first (to let go of what the parent holds).
 
     Raises WorkerFailed, or RefusedError where a worker refused to go on.
     """
     settings = replace(settings, addresses=_free_addresses(settings.workers))
     stopped = False
-    workers: list[subprocess.Popen[bytes]] = []
+    workers: list[Worker] = []
 
     def stop() -> None:
         nonlocal stopped
@@ -100,7 +116,7 @@ def run_workers(settings: Settings, *ticks: Callable[[], None]) -> bool:
 
     with _signals(stop):
         try:
-            workers.extend(_start(settings))
+            workers.extend(_start(settings, in_fork))
             if stopped:
                 stop()
             while any(worker.poll() is None for worker in workers):
@@ -112,13 +128,13 @@ def run_workers(settings: Settings, *ticks: Callable[[], None]) -> bool:
         finally:
             put_down = _end(workers)
     # Those put down here failed in nothing.
-    codes = [0 if i in put_down else worker.returncode for i, worker in enumerate(workers)]
+    codes = [0 if i in put_down else worker.poll() or 0 for i, worker in enumerate(workers)]
     if any(codes):
         _raise(settings, codes)
     return stopped
 
 
-def _end(workers: list[subprocess.Popen[bytes]]) -> set[int]:
+def _end(workers: list[Worker]) -> set[int]:
     """Leave no worker behind: one that didn't end by itself has nothing to commit any more. Return which."""
     put_down = set()
     failed = any(worker.poll() not in (None, 0) for worker in workers)

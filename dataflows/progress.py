@@ -33,9 +33,6 @@ class Progress:
         self._live: Live | None = None
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal and not self._quiet:
-            self._live = Live(console=self._console, refresh_per_second=5, transient=True)
-            self._live.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,6 +42,10 @@ class Progress:
     def tick(self) -> None:
         """Say where the job is, when it is time to."""
         now = time.monotonic()
+        if self._live is None and self._console.is_terminal and not self._quiet:
+            # Not before: it runs a thread of its own, and workers may be forks of this process.
+            self._live = Live(console=self._console, refresh_per_second=5, transient=True)
+            self._live.__enter__()
         period = FRAME_SECONDS if self._live is not None else LINE_SECONDS
         if self._quiet or now - self._last_said < period:
             return

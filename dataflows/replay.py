@@ -40,9 +40,18 @@ class _Pending:
 
     chunk: Chunk
     event_time_ms: I64
+    slots: I64 | None = None  # each row's log, -1 for a null key; None while nobody has asked
+    evictions: int = -1  # the state's count when they were looked up: after another one they may be wrong
 
     def __len__(self) -> int:
         return len(self.event_time_ms)
+
+    def looked_up(self, state: ViewState) -> I64:
+        """Return the rows' slots, looking the keys up once."""
+        if self.slots is None or self.evictions != state.evictions:
+            self.slots = np.append(state.slots(self.chunk.keys), -1)[self.chunk.code]
+            self.evictions = state.evictions
+        return self.slots
 
 
 @dataclass(slots=True)
@@ -183,6 +192,7 @@ class ReplayShard(StatefulBatchLogic[Item, TrainingItem, None]):
                 continue
             mask = times <= passed_ms
             if mask.any():
+                pending.looked_up(self._states[index])
                 ready.append(_part(pending, np.flatnonzero(mask)))
                 pending = _part(pending, np.flatnonzero(~mask))
             rest.append(pending)
@@ -221,6 +231,8 @@ def _part(pending: _Pending, index: I64) -> _Pending:
             None if chunk.base is None else chunk.base.take(pa.array(index)),
         ),
         pending.event_time_ms[index],
+        None if pending.slots is None else pending.slots[index],
+        pending.evictions,
     )
 
 
@@ -236,10 +248,9 @@ def _gather(ready: Sequence[_Pending], state: ViewState, gives_rows: bool, ties_
         else:
             order = chunk.position
             values = state.intern(chunk.texts, chunk.values)
-        slots = np.append(state.slots(chunk.keys), -1)[chunk.code]
         parts.append(
             _Rows(
-                slots,
+                pending.looked_up(state),
                 chunk.time_ms,
                 order,
                 pending.event_time_ms,

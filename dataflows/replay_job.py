@@ -91,7 +91,7 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
     board = Board.reset(work / "board", len(settings.parts))
     try:
         with Progress("replay", board, sum(info.rows for info in infos), quiet=options.quiet) as progress:
-            stopped = run_workers(settings, progress.tick)
+            stopped = run_workers(settings, progress.tick, in_fork=folder.release)
         files = written(work)
         if stopped or files is None:
             raise LookbackError("the replay was stopped before its end: run it again, it begins anew")

@@ -54,6 +54,14 @@ def _options(create: bool, block_cache: Cache | None, write_buffer_bytes: int) -
     return options
 
 
+_opened = False
+
+
+def opened_here() -> bool:
+    """Return whether this process has ever opened a database: its threads would be missing from a fork."""
+    return _opened
+
+
 def is_full(error: BaseException) -> bool:
     """Return whether an error of the database says that the disk is full."""
     text = str(error).lower()
@@ -91,6 +99,8 @@ class Database:
         self._db = self._open(create)
 
     def _open(self, create: bool) -> Rdict:
+        global _opened
+        _opened = True
         options = _options(create, self._block_cache, self._write_buffer_bytes)
         try:
             if self._read_only:

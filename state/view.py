@@ -47,6 +47,7 @@ class ViewState:
         self._key_of: list[str | None] = []
         self._records = self._new_records()
         self._sweep = b""
+        self.evictions = 0  # how often slots were given up: a slot looked up before may be another log's now
         # Per slot: earliest time changed since the last commit (max: clean), and when it was last used.
         self._dirty_from: I64 = np.empty(0, np.int64)
         self._used: I64 = np.empty(0, np.int64)
@@ -267,6 +268,7 @@ class ViewState:
 
     def _begin_anew(self) -> None:
         """Drop the whole cache; nothing in it is dirty."""
+        self.evictions += 1
         self.log = ViewLog(self.plan)
         if self._words.rows:
             self.log.texts.intern([""])
@@ -307,6 +309,7 @@ class ViewState:
 
     def forget(self, slots: I64) -> None:
         """Free the slots of clean logs."""
+        self.evictions += 1
         for slot in slots.tolist():
             key = self._key_of[slot]
             if key is not None:
