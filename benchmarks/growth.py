@@ -29,7 +29,7 @@ CARDS_OF_HISTORY = 20_000
 EVENTS_A_DAY = 10
 STRETCHES = {"1 day": (0.5, 3.0), "10 days": (8.0, 12.0), "100 days": (92.0, 100.0)}
 ENTITIES = (10_000, 100_000, 1_000_000)
-CACHE_BYTES = 16 << 20
+CACHE_BYTES = 8 << 20
 CONSTANT_BYTES = 600 << 20  # beside the cache: interpreters, libraries, kernels, batches under way
 
 
@@ -112,7 +112,7 @@ def _entities(options: Options, section: Section) -> None:
     figures = interleaved(events, options.repeat, runs)
     costs = {name: _beyond(found, start) for name, found in figures.items()}
     lines = [
-        [name, f"{events / n:,.0f}"]
+        [name, f"{events / n:,.1f}"]
         + [f"{cost:.2f}" for cost in (costs[name], found.cpu_per_million)]
         + [f"{found.peak_mib:,.0f}"]
         for n, (name, found) in zip(ENTITIES, figures.items(), strict=True)
