@@ -102,7 +102,7 @@ def main() -> None:
     trace = Trace()
     install(trace)
 
-    def in_process(settings: Settings, *ticks: Callable[[], None]) -> bool:
+    def in_process(settings: Settings, *ticks: object, **hooks: object) -> bool:
         path = settings.folder / "settings.json"
         path.write_text(settings.to_json())
         cpu, wall = time.thread_time(), time.perf_counter()
