@@ -178,7 +178,8 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         return self._write(shard, view, slots, starts, rows[:, order], again)
 
     def _whole(self, shard: Shard, index: int, view: ViewState, slots: I64) -> ViewWrite:
-        """Return the write of these logs with all the rows they have."""
+        """Return the write of these logs with all the rows they have; nothing of an entity that has expired."""
+        slots = slots[view.log.newest_ms(slots) > np.iinfo(np.int64).min]
         view.fits_again(slots, self._limits[index])
         rows, counts = view.rows_of(slots)
         starts = np.concatenate([[0], np.cumsum(counts)])
