@@ -26,7 +26,7 @@ from state.rocksdb import Database
 from state.shard import ViewSpec
 from state.view import ViewState
 
-RELEASE_ROWS = 65_536  # a release waits for this many rows, so that sorting and writing work on large batches
+RELEASE_ROWS = 131_072  # a release waits for this many rows, so that sorting and writing work on large batches
 
 _ALL_TIES = np.iinfo(np.int64).max
 _NO_TIES = np.iinfo(np.int64).min
@@ -159,7 +159,7 @@ class ReplayShard(StatefulBatchLogic[Item, TrainingItem, None]):
         path = self._settings.shard_path(shard)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = Database(path, create=True, durable=False, write_buffer_bytes=8 << 20)
-        self._states = [ViewState(s.name, s.fingerprint, s.plan, self._db) for s in self._specs]
+        self._states = [ViewState(s.name, s.fingerprint, s.plan, self._db, empty=True) for s in self._specs]
 
     def _release(self, index: int, passed_ms: int) -> TrainingChunk | None:
         """Apply what is ready of one view in order, and return the training rows it gives."""

@@ -80,7 +80,7 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
         workers=options.workers,
         epoch_ms=500,
         cache_bytes=options.cache_bytes,
-        batch_rows=65_536,
+        batch_rows=131_072,
         start_ms=start_ms,
         out=str(options.out),
         stream=stream_name,

@@ -30,8 +30,10 @@ _I64_MAX = np.iinfo(np.int64).max
 class ViewState:
     """The logs of one view in one shard."""
 
-    def __init__(self, name: str, fingerprint: str, plan: ViewPlan, db: Database) -> None:
-        """Begin with an empty cache over `db`."""
+    def __init__(
+        self, name: str, fingerprint: str, plan: ViewPlan, db: Database, *, empty: bool = False
+    ) -> None:
+        """Begin with an empty cache over `db`; `empty`: nothing of this view is in it yet, so nothing is read."""
         self.name = name
         self.fingerprint = fingerprint
         self.plan = plan
@@ -47,6 +49,7 @@ class ViewState:
         self._key_of: list[str | None] = []
         self._records = self._new_records()
         self._sweep = b""
+        self._empty = empty
         self.evictions = 0  # how often slots were given up: a slot looked up before may be another log's now
         # Per slot: earliest time changed since the last commit (max: clean), and when it was last used.
         self._dirty_from: I64 = np.empty(0, np.int64)
@@ -118,8 +121,10 @@ class ViewState:
         return slots
 
     def _load(self, texts: Sequence[str]) -> I64:
-        records = self._db.get_many([keys.entity(self._tag, text) for text in texts])
         slots = self._new_slots(texts)
+        if self._empty:
+            return slots
+        records = self._db.get_many([keys.entity(self._tag, text) for text in texts])
         there = [i for i, record in enumerate(records) if record is not None]
         if not there:
             return slots
@@ -246,6 +251,7 @@ class ViewState:
 
     def stored(self, slots: I64) -> None:
         """Mark logs clean: what `puts` returned for them is in the database."""
+        self._empty = False
         self._dirty_from[slots] = _I64_MAX
 
     # --- bounding ----------------------------------------------------------------------------------------
