@@ -26,7 +26,9 @@ from state.rocksdb import Database
 from state.shard import ViewSpec
 from state.view import ViewState
 
-RELEASE_ROWS = 131_072  # a release waits for this many rows, so that sorting and writing work on large batches
+RELEASE_ROWS = (
+    131_072  # a release waits for this many rows, so that sorting and writing work on large batches
+)
 
 _ALL_TIES = np.iinfo(np.int64).max
 _NO_TIES = np.iinfo(np.int64).min

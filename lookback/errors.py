@@ -1,10 +1,10 @@
 """Every error that Lookback raises on purpose.
 
-    LookbackError                    exit 1: the work failed
-    ├── UsageError                   exit 2: wrong use
-    │   └── DefinitionError          exit 2: a bad definition; one line a problem
-    ├── RefusedError                 exit 3: refused to protect data
-    └── SourceError, StoreError      exit 1: an outside system failed
+LookbackError                    exit 1: the work failed
+├── UsageError                   exit 2: wrong use
+│   └── DefinitionError          exit 2: a bad definition; one line a problem
+├── RefusedError                 exit 3: refused to protect data
+└── SourceError, StoreError      exit 1: an outside system failed
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -29,7 +31,7 @@ def test_late_is_what_a_loop_says_however_batches_are_cut(
     judge = Judge(lateness, 0)
     found: list[bool] = []
     bounds = [0, *sorted(min(c, len(times)) for c in cuts), len(times)]
-    for a, b in zip(bounds, bounds[1:], strict=False):
+    for a, b in itertools.pairwise(bounds):
         late, ahead = judge.judge(np.array(times[a:b], np.int64), None)
         assert ahead is None
         found.extend([False] * (b - a) if late is None else late.tolist())

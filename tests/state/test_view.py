@@ -10,9 +10,9 @@ import pytest
 from lookback.windows.plan import Agg, Column, Feature, Kind, Result, Term, ViewPlan, pack_position
 from state import keys
 from state.errors import StateError, StateRefused
+from state.records import INLINE_ROWS
 from state.rocksdb import Database
 from state.shard import Shard, ViewSpec, create_shard
-from state.records import INLINE_ROWS
 from state.view import ViewState
 
 DAY = 86_400_000
