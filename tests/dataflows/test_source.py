@@ -1,0 +1,136 @@
+"""A source stops at its byte budget for an epoch, under pressure and on a drain; its marks follow its rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.archive import Archive
+from dataflows import board as b
+from dataflows import source as module
+from dataflows.board import Board
+from dataflows.ingest import Ingest, Use
+from dataflows.route import Item
+from dataflows.settings import Part, Settings
+from dataflows.source import DEAD, ArchiveSource, SourcePart
+from lookback.definition import loads
+from tests.parity.events import write_lines
+
+DEFINITION = loads(
+    """
+streams:
+  tx: {topic: tx, event_time: {field: ts, unit: ms}, lateness: 5s, fields: {card: string, amount: int64}}
+entities: {card: string}
+views:
+  v: {entity: card, stream: tx, features: {n: {agg: count, windows: [1h]}}}
+"""
+)
+KEYS = ("00-a", "01-b")
+
+
+def open_part(
+    path: Path, *, out: str | None = None, epoch_bytes: int = 10**9
+) -> tuple[SourcePart, Board, Any]:
+    """Return a partition over 100 events of increasing times, one of them broken."""
+    events: list[Any] = [{"ts": 1000 * i, "card": f"c{i % 7}", "amount": i} for i in range(100)]
+    events[40] = {"ts": 40_000, "card": "c1", "amount": "broken"}
+    write_lines(path / "archive" / "tx", [events])
+    part = Part("tx", "tx", 0)
+    settings = Settings(
+        definition="", fingerprint="", source="", parts=(part,), work=str(path / "work"), shards=2,
+        shard_keys=KEYS, batch_rows=10, epoch_bytes=epoch_bytes, out=out,
+    )  # fmt: skip
+    board = Board.reset(path / "work" / "board", 1)
+    view = DEFINITION.views["v"]
+
+    def make(part: Part, state: dict[str, Any] | None) -> Ingest:
+        return Ingest(DEFINITION.streams["tx"], "tx", [Use(0, view, view.encode)], 2, None, state)
+
+    archive = Archive(path / "archive", DEFINITION.streams.values())
+    source = ArchiveSource(settings, archive, make, lambda _: None)
+    opened = source.build_part("source", "tx/0", None)
+    assert isinstance(opened, SourcePart)
+    return opened, board, source
+
+
+def rows(items: list[Any]) -> int:
+    """Return how many rows items hold."""
+    return sum(len(c.time_ms) for _, item in items if isinstance(item, Item) for c in item.chunks)
+
+
+def test_an_epoch_has_a_byte_budget(tmp_path: Path) -> None:
+    part, _, _ = open_part(tmp_path, epoch_bytes=1500)
+    counts = []
+    for _ in range(3):
+        count = 0
+        while items := list(part.next_batch()):
+            count += rows(items)
+        assert part.next_awake() is not None
+        assert list(part.next_batch()) == []
+        counts.append(count)
+        part.snapshot()
+    assert all(10 <= count <= 40 for count in counts)
+
+
+def test_dirty_logs_over_the_limit_make_it_wait(tmp_path: Path) -> None:
+    part, board, _ = open_part(tmp_path)
+    assert rows(list(part.next_batch())) == 10
+    board.pressure[0] = 1
+    assert list(part.next_batch()) == []
+    board.pressure[0] = 0
+    assert rows(list(part.next_batch())) == 10
+
+
+def test_every_shard_hears_of_the_start_and_of_the_end(tmp_path: Path) -> None:
+    part, _, _ = open_part(tmp_path)
+    batches = []
+    with pytest.raises(StopIteration):
+        while True:
+            batches.append(list(part.next_batch()))
+    assert {key for key, _ in batches[0]} == set(KEYS)
+    assert {key for key, _ in batches[-1]} == set(KEYS)
+    assert sum(rows(batch) for batch in batches) == 99
+    dead = [item for batch in batches for key, item in batch if key.startswith(DEAD)]
+    letters = [letter for item in dead if isinstance(item, list) for letter in item]
+    assert [(letter.offset, letter.reason.value) for letter in letters] == [(40, "schema")]
+
+
+def test_a_replays_marks_follow_the_rows_and_end_at_the_end(tmp_path: Path) -> None:
+    part, board, _ = open_part(tmp_path, out="out")
+    seen = -(2**62)
+    last = 0
+    with pytest.raises(StopIteration):
+        while True:
+            for key, item in part.next_batch():
+                if not isinstance(item, Item) or key != KEYS[0]:
+                    continue
+                for chunk in item.chunks:
+                    assert chunk.time_ms.min() > seen, "a row at or before a mark that came earlier"
+                    last = max(last, int(chunk.time_ms.max()))
+                seen = item.watermark_ms
+    assert seen == b.END
+    assert board.rows[0, b.WATERMARK] == b.END
+    assert board.rows[0, b.EVENT_TIME] == 99_000
+
+
+def test_it_goes_on_where_a_snapshot_was_taken(tmp_path: Path) -> None:
+    part, _, source = open_part(tmp_path)
+    first = rows(list(part.next_batch()))
+    state = part.snapshot()
+    again = source.build_part("source", "tx/0", state)
+    rest = 0
+    with pytest.raises(StopIteration):
+        while True:
+            rest += rows(list(again.next_batch()))
+    assert (first, first + rest) == (10, 99)
+
+
+def test_a_drain_ends_it_without_an_end_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part, board, _ = open_part(tmp_path, out="out")
+    list(part.next_batch())
+    monkeypatch.setattr(module, "_draining", True)
+    with pytest.raises(StopIteration):
+        part.next_batch()
+    assert board.rows[0, b.WATERMARK] != b.END
