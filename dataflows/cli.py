@@ -20,6 +20,9 @@ from lookback.definition import Definition, load
 from lookback.errors import LookbackError, UsageError
 from state.errors import StateError
 
+MOST_CACHE_BYTES = 1 << 50
+MOST_EPOCH_MS = 3_600_000
+
 app = typer.Typer(
     name="lookback",
     help="Streaming features for fraud and risk models: the same features, as of any moment, from one definition.",
@@ -122,7 +125,11 @@ def run(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", help="Begin at this broker time, where the state is new.", show_default=False),
+        typer.Option(
+            "--from",
+            help="Be exact from this instant on, where the state is new; reads from earlier.",
+            show_default=False,
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -132,13 +139,9 @@ def run(
     """
     from dataflows.live_job import LiveOptions
     from dataflows.live_job import run as run_job
-    from lookback.definition import parse_duration
 
     definition = load(features)
-    try:
-        epoch_ms = parse_duration(epoch)
-    except ValueError as error:
-        raise UsageError(f"--epoch {epoch}: {error}") from None
+    epoch_ms = _epoch_ms(epoch)
     if start is not None:
         start_ms: int | None = _instant("--from", start)
     else:
@@ -290,7 +293,7 @@ def get(
                 print(reading.to_json())
             return
         row = None if event is None else _json(event, "--event")
-        key = _key(entity or [])
+        key = _key(entity or [], client.definition)
         wanted = None if service is not None else _askable(client.definition, key, row)
         reading = client.get(key, service=service, features=wanted, at=at, event=row, stream=stream)
         if as_json:
@@ -341,9 +344,7 @@ def _instant(option: str, text: str) -> int:
     try:
         return to_ms(text)
     except UsageError as error:
-        raise UsageError(
-            f"{option} {text}: {error}; write 2024-01-31, 2024-01-31T12:00:00Z or epoch ms"
-        ) from None
+        raise UsageError(f"{option} {text}: {error}") from None
 
 
 def _bytes(text: str) -> int:
@@ -361,19 +362,40 @@ def _bytes(text: str) -> int:
     unit = text[len(number) :].strip().upper()
     try:
         size = int(float(number) * units[unit])
-    except (ValueError, KeyError):
+    except (ValueError, OverflowError, KeyError):
         raise UsageError(f"--cache-bytes {text}: write a size such as 256MiB or 1GiB") from None
     if size < 1 << 20:
         raise UsageError(f"--cache-bytes {text}: give at least 1MiB")
+    if size > MOST_CACHE_BYTES:
+        raise UsageError(
+            f"--cache-bytes {text}: no machine has that much; give a size such as 256MiB or 1GiB"
+        )
     return size
 
 
-def _key(parts: list[str]) -> dict[str, str]:
-    found = {}
+def _epoch_ms(text: str) -> int:
+    from lookback.definition import parse_duration
+
+    try:
+        epoch_ms = parse_duration(text)
+    except ValueError:
+        epoch_ms = 0
+    if not 1 <= epoch_ms <= MOST_EPOCH_MS:
+        raise UsageError(f"--epoch {text}: write a time from 1ms to 1h, such as 200ms or 1s")
+    return epoch_ms
+
+
+def _key(parts: list[str], definition: Definition) -> dict[str, str]:
+    names = {name for view in definition.views.values() for name in (*view.key_names, *view.key_fields)}
+    found: dict[str, str] = {}
     for part in parts:
         name, sign, value = part.partition("=")
         if not sign or not name:
             raise UsageError(f"{part!r} is no entity key: write NAME=KEY, such as card=c1")
+        if name not in names:
+            raise UsageError(f"no view has the key {name}: write {', '.join(sorted(names))}")
+        if name in found:
+            raise UsageError(f"{name} is given twice: read one entity at a time, or many with --entities")
         found[name] = value
     return found
 
@@ -403,9 +425,11 @@ def _json(text: str, where: str) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"can't read {path}: {error.strerror}") from None
+        raise UsageError(f"can't read {path}: {error.strerror}; give a file of JSON lines") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text: give a file of JSON lines") from None
 
 
 if __name__ == "__main__":

@@ -116,9 +116,7 @@ class _KeyOf:
         stream = Stream("labels", "_labels", "json", EventTime(TIME, "ms"), None, 0, 0, fields)
         self._names = view.key_names
         self._types = [kind.arrow() for kind in kinds.values()]
-        self._encoder = ViewEncoder(
-            stream, view.key_names, Layout(ViewPlan((), 0, (), view.plan.resolution_ms), (), ())
-        )
+        self._encoder = ViewEncoder(stream, view.key_names, Layout(ViewPlan((), 0, ()), (), ()))
 
     def encode(self, batch: pa.RecordBatch, time_ms: I64):  # type: ignore[no-untyped-def]
         columns = [pc.cast(batch.column(n), t) for n, t in zip(self._names, self._types, strict=True)]

@@ -36,8 +36,10 @@ def read_labels(path: Path) -> pa.Table:
     """
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"can't read the labels {path} as Parquet: {str(error).splitlines()[0]}") from None
+    except FileNotFoundError:
+        raise UsageError(f"there is no file of labels {path}: give a Parquet file") from None
+    except (OSError, pa.ArrowException):
+        raise UsageError(f"can't read the labels {path}: give a whole Parquet file") from None
     if TIME not in table.column_names:
         raise UsageError(
             f"the labels {path} have no column `time`; they have {', '.join(table.column_names)}: "

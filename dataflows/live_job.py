@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connectors.archive import Archive, PartitionInfo
+from dataflows.beginning import beginning
 from dataflows.board import Board
 from dataflows.disk import DiskWatch
 from dataflows.processes import run_workers
@@ -31,7 +32,7 @@ class Outcome:
 
 def archive_of(source: str, definition: Definition) -> Archive:
     """Open the archive that a source URI names."""
-    if not source.startswith(SCHEME):
+    if not source.removeprefix(SCHEME) or not source.startswith(SCHEME):
         raise UsageError(f"{source!r} is no source this release reads: write archive:PATH")
     return Archive(source.removeprefix(SCHEME), definition.streams.values())
 
@@ -87,7 +88,9 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
             cache_bytes=options.cache_bytes,
             dead_letters=str(options.dead_letters or options.state / "dead-letters"),
             job=folder.id,
-            start_ms=options.start_ms,
+            start_ms=None
+            if options.start_ms is None
+            else beginning(definition, list(definition.views.values()), found, options.start_ms),
             store=options.store,
             generation=generation,
         )

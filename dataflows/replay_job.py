@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-from connectors.archive import Archive, PartitionInfo
+from connectors.archive import Archive
 from connectors.training import OutputFolder
 from connectors.training_sink import written
 from dataflows import board as b
+from dataflows.beginning import beginning
 from dataflows.board import Board
 from dataflows.label_rows import labelled_views
 from dataflows.labels import LABELS, TIME, read_labels
 from dataflows.live_job import SCHEME, archive_of, parts_of
 from dataflows.placement import shard_keys
 from dataflows.processes import run_workers
-from dataflows.progress import Progress, instant
+from dataflows.progress import Progress
 from dataflows.settings import Settings
 from dataflows.training_rows import joined_views, row_stream
-from lookback.definition import Definition, Stream, View
-from lookback.errors import LookbackError, RefusedError
+from lookback.definition import Definition
+from lookback.errors import LookbackError
 from lookback.training import CoveredOffsets, Manifest
-from lookback.windows.layout import REACH_INFINITE, reach_ms
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
     found = archive.partitions()
     parts = tuple(part for part in parts_of(definition, found) if part.stream in needed)
     infos = [info for info in found if info.topic in {part.topic for part in parts}]
-    start_ms = _start(definition, views, infos, options.from_ms) if views else None
+    start_ms = beginning(definition, views, infos, options.from_ms) if views else None
     folder = OutputFolder.prepare(options.out, overwrite=options.overwrite)
     work = options.out / ".work"
     settings = Settings(
@@ -103,6 +104,7 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
             to_ms=options.to_ms,
             as_of="including" if options.including else "before",
             clock="event",
+            created_by=f"lookback {version('lookback')}",
             offsets=_offsets(board, settings, archive, start_ms),
             final_until_ms=_final_until(definition, board, settings),
         )
@@ -138,28 +140,3 @@ def _final_until(definition: Definition, board: Board, settings: Settings) -> in
                 return None
             safe.append(int(row[b.EVENT_TIME]) - definition.streams[part.stream].lateness_ms - 1)
     return min(safe)
-
-
-def _start(definition: Definition, views: list[View], infos: list[PartitionInfo], from_ms: int) -> int | None:
-    """Return the broker time to read from so as to be exact at FROM; None: from the beginning.
-
-    An event's broker time is never below its event time minus `max_ahead`, so no event that counts lies before
-    FROM - longest reach - max_ahead. Raises RefusedError where the source begins later than that.
-    """
-    reach = max(reach_ms(view.plan) for view in views)
-    if reach == REACH_INFINITE or any(f.window_ms is None for view in views for f in view.features):
-        return None
-    streams: dict[str, Stream] = {s.topic: s for s in definition.streams.values()}
-    ahead = max(streams[info.topic].max_ahead_ms for info in infos)
-    if any(info.first_broker_time_ms is None for info in infos):
-        return None
-    start = from_ms - reach - ahead
-    for info in infos:
-        first = info.first_broker_time_ms
-        if info.first_offset > 0 and first is not None and first > start:
-            raise RefusedError(
-                f"{info.topic}/{info.partition} begins at offset {info.first_offset}, {instant(first)}: events "
-                f"before that are gone, and features as of {instant(from_ms)} need them; the earliest exact --from is "
-                f"{instant(first + reach + ahead)}"
-            )
-    return start

@@ -54,7 +54,7 @@ def reading_table(reading: Reading) -> Group:
     notes = []
     for view, age in reading.age_ms.items():
         if age is None:
-            notes.append(f"{view}: this entity is unknown to the store")
+            notes.append(f"{view}: {_without_events(reading, view)}")
             continue
         text = f"{view}: newest event {duration(age)} before"
         mark, covers = reading.watermark_ms[view], reading.covers_from_ms[view]
@@ -63,6 +63,15 @@ def reading_table(reading: Reading) -> Group:
         text += "; all rows are kept" if covers is None else f"; rows kept from {instant(covers)}"
         notes.append(text)
     return Group(table, *(Text(note, style="dim") for note in notes))
+
+
+def _without_events(reading: Reading, view: str) -> str:
+    """Say why a view has no event up to the instant: none at all, or later ones alone."""
+    covers = reading.covers_from_ms[view]
+    if any(word == UNKNOWN for name, word in reading.status.items() if name.startswith(f"{view}.")):
+        return "this entity is unknown to the store"
+    kept = "" if covers is None else f"; rows kept from {instant(covers)}"
+    return f"no event at or before this instant is kept{kept}"
 
 
 def status_of(state: Path) -> dict[str, Any]:

@@ -173,7 +173,7 @@ class Rows:
 
 def _asks(view: View, stream: Stream) -> Callable[[EventBatch], ViewRows]:
     """Return an encoder of instants: the view's keys as another stream's events carry them, and no values."""
-    layout = Layout(ViewPlan((), 0, (), view.plan.resolution_ms), (), ())
+    layout = Layout(ViewPlan((), 0, ()), (), ())  # an instant is not floored, as a read's is not
     encoder = ViewEncoder(stream, view.key_names, layout)
     return lambda events: encoder.encode(events.fields, events.event_time_ms)
 

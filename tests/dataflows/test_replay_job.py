@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from dataflows.live_job import LiveOptions, run
 from dataflows.replay_job import ReplayOptions, replay
-from lookback import RefusedError, UsageError, load_training
+from lookback import Client, RefusedError, UsageError, load_training
 from lookback.definition import Definition, load
 
 DAY = 86_400_000
@@ -178,3 +179,22 @@ def test_wrong_use_says_what_to_write(
     with pytest.raises((UsageError, Exception), match=message):
         replay(definition, ReplayOptions(**options))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_live_job_that_starts_in_the_middle_reads_as_far_back_as_its_windows(
+    definition: Definition, tmp_path: Path
+) -> None:
+    """Its values as of the end are those of a job that read everything, though it read less."""
+    source = write(tmp_path / "archive", events())
+    start = START + 5 * DAY
+    whole = rows(definition, tmp_path / "out", source, start)
+    found = run(
+        definition,
+        LiveOptions(source, f"lmdb:{tmp_path / 'store'}", tmp_path / "state", start_ms=start, quiet=True),
+    )
+    assert 500 < found.counts["rows"] < 2500
+    last = {row["card"]: row for row in whole.to_pylist() if row["card"] is not None}
+    with Client(definition, f"lmdb:{tmp_path / 'store'}") as client:
+        for card, row in last.items():
+            reading = client.get({"card": card}, at=row["event_time_ms"])
+            assert reading.values == {name: row[name] for name in definition.all_features()}

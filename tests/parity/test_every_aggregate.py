@@ -267,8 +267,7 @@ def test_labels_ask_all_views_at_their_instants(including: bool, transfers: Path
 def _check_label(log: Logs, row: dict[str, Any], including: bool) -> None:
     view: View = log.view
     rows = log.rows.get(str(row["account"]), [])
-    step = view.plan.resolution_ms
-    at = row["event_time_ms"] // step * step
+    at = row["event_time_ms"]
     for feature in view.features:
         want = oracle_value(view, feature, rows, at, ALL_TIES if including else NO_TIES, None, True)
         assert plain(feature, row[f"{view.name}.{feature.name}"]) == want, (row, view.name, feature.name)
