@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dataflows.disk import ROOM_BYTES, free_bytes
 from state.errors import StateError
 from state.rocksdb import Database
 from tests.recovery.conftest import Undisturbed, assert_right
@@ -16,6 +17,7 @@ from tests.recovery.job import Job
 from tests.recovery.served import Poller, picture
 
 MIB = 1 << 20
+NEARLY_FULL_BYTES = ROOM_BYTES - MIB  # too little for a commit to begin, enough for one to end
 
 
 @contextmanager
@@ -32,13 +34,15 @@ def small_disk(path: Path, size_bytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(path)], check=True)
 
 
-def fill(disk: Path) -> Path:
-    """Take all that is left of a disk; return the file to delete."""
+def fill(disk: Path, leave_bytes: int = 0) -> Path:
+    """Take all but `leave_bytes` of what is left of a disk; return the file to delete."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file:
         try:
-            while file.write(bytes(64 << 10)):
+            while free_bytes(disk) > leave_bytes and file.write(bytes(64 << 10)):
                 pass
+            if leave_bytes:
+                return ballast
         except OSError:
             return ballast
     raise AssertionError("a full disk takes everything")
@@ -52,7 +56,8 @@ def test_the_state_waits_for_room(
         with Poller(job.store, job.definition, job.archive) as poller:
             run = job.start()
             run.until(lambda: run.rows() > 600, "every shard at work")
-            ballast = fill(disk)
+            # A commit that is under way as the disk fills has looked for room before: it may still finish.
+            ballast = fill(disk, NEARLY_FULL_BYTES)
             run.until(lambda: "no space left for the state at" in run.said(), "word of the full disk")
             assert run.process.poll() is None, "it waits"
             ballast.unlink()
@@ -71,7 +76,7 @@ def test_stopped_while_it_waits(
         job = new_job(state_at=disk / "state")
         run = job.start()
         run.until(lambda: run.rows() > 600, "every shard at work")
-        fill(disk)
+        fill(disk, NEARLY_FULL_BYTES)
         run.until(lambda: "no space left for the state at" in run.said(), "word of the full disk")
         run.process.terminate()
         ended = run.wait()
@@ -80,6 +85,28 @@ def test_stopped_while_it_waits(
         (disk / "ballast").unlink()
         job.jitter_rows = None
         job.finish()
+        assert picture(job.definition, job.store, job.archive) == undisturbed.picture
+
+
+def test_filled_to_the_last_byte_at_any_moment(
+    new_job: Callable[..., Job], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    """It waits, or where even Bytewax's recovery store could not be written it ends with the sentence."""
+    with small_disk(tmp_path / "disk", 96 * MIB) as disk:
+        job = new_job(state_at=disk / "state")
+        run = job.start()
+        run.until(lambda: run.rows() > 600, "every shard at work")
+        ballast = fill(disk)
+        said = "no space left for the state at"
+        run.until(lambda: said in run.said() or run.process.poll() is not None, "word of the full disk")
+        ballast.unlink()
+        ended = run.wait()
+        assert said in ended.said
+        assert "Traceback" not in ended.said
+        if ended.code:
+            assert ended.code == 1
+            job.jitter_rows = None
+            job.finish()
         assert picture(job.definition, job.store, job.archive) == undisturbed.picture
 
 
