@@ -39,7 +39,7 @@ def fill(disk: Path, leave_bytes: int = 0) -> Path:
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file:
         try:
-            while free_bytes(disk) > leave_bytes and file.write(bytes(64 << 10)):
+            while (not leave_bytes or free_bytes(disk) > leave_bytes) and file.write(bytes(64 << 10)):
                 pass
             if leave_bytes:
                 return ballast
