@@ -170,6 +170,8 @@ def topic_files(path: Path, topic: str) -> tuple[Path, list[Path]]:
     """
     folder = path / topic
     if not folder.is_dir():
+        if path.name == topic and any(p.suffix in SUFFIXES for p in path.iterdir()):
+            raise SourceError(f"{path} is the folder of the topic itself; name the one above it.")
         have = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir())[:10]) or "no folder"
         raise SourceError(f"{path} has no folder for the topic {topic!r}; it has: {have}.")
     names = sorted(p.name for p in folder.iterdir() if not p.name.startswith((".", "_")))

@@ -386,6 +386,8 @@ def _disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise UsageError(f"{folder} is no folder, or lies below a file: name another --out.") from None
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "its disk is full; make room" if full else f"{error.strerror or error}; see to its disk"
         raise LookbackError(

@@ -240,9 +240,10 @@ def replay(
         text += f"; refused {', '.join(f'{n:,} {name}' for name, n in refused.items())}"
     print(text, file=sys.stderr)
     for view in done.left_out:
-        print(f"view {view} is left out: stream {manifest.stream} does not carry its key", file=sys.stderr)
+        whose = f"stream {manifest.stream} does" if labels is None else "the labels do"
+        print(f"view {view} is left out: {whose} not carry its key", file=sys.stderr)
     if not manifest.rows:
-        print("no event lies in the time asked for: look at --from and --to", file=sys.stderr)
+        print(_why_no_rows(done.counts, labels is not None), file=sys.stderr)
 
 
 @_example("lookback get features/fraud.yaml --store lmdb:store card=c7 --service fraud_v1")
@@ -283,6 +284,10 @@ def get(
         raise UsageError("name the online store: --store lmdb:PATH")
     if bool(entity) == (entities is not None):
         raise UsageError("name one entity, such as card=c1, or a file of them with --entities")
+    if entities is not None and event is not None:
+        raise UsageError("--event scores one entity: give its key, such as card=c1, instead of --entities")
+    if stream is not None and event is None:
+        raise UsageError(f"--stream {stream} says whose --event it is: give that event too, or leave it out")
     with Client(features, store) as client:
         if entities is not None:
             text = sys.stdin.read() if str(entities) == "-" else _read(entities)
@@ -336,6 +341,13 @@ def dead_letters(
     from dataflows.show import letters_of
 
     letters_of(folder, topic, reason, limit, as_json=as_json)
+
+
+def _why_no_rows(counts: dict[str, int], labelled: bool) -> str:
+    if counts["rows"] == counts["bad"] and not labelled:
+        return "every event was refused as bad: `lookback run` lists them with their reasons as dead letters"
+    what = "label" if labelled else "event"
+    return f"no {what} lies in the time asked for: look at --from and --to, and at the unit of the event time"
 
 
 def _instant(option: str, text: str) -> int:

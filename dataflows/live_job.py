@@ -32,7 +32,7 @@ class Outcome:
 
 def archive_of(source: str, definition: Definition) -> Archive:
     """Open the archive that a source URI names."""
-    if not source.removeprefix(SCHEME) or not source.startswith(SCHEME):
+    if not source.startswith(SCHEME) or source == SCHEME:
         raise UsageError(f"{source!r} is no source this release reads: write archive:PATH")
     return Archive(source.removeprefix(SCHEME), definition.streams.values())
 

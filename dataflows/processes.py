@@ -20,7 +20,7 @@ from dataflows import failures
 from dataflows.disk import ROOM_BYTES, free_bytes
 from dataflows.forked import Forked, may_fork
 from dataflows.settings import Settings
-from lookback.errors import LookbackError, RefusedError
+from lookback.errors import LookbackError, RefusedError, UsageError
 
 POLL_SECONDS = 0.05
 KILL_AFTER_SECONDS = 30.0
@@ -158,6 +158,8 @@ def _raise(settings: Settings, codes: list[int]) -> None:
     if record is not None and (record["known"] or (killed is None and not full)):
         if record["exit_code"] == RefusedError.exit_code:
             raise RefusedError(record["message"])
+        if record["exit_code"] == UsageError.exit_code:
+            raise UsageError(record["message"])
         hint = "" if record["known"] else f" (see {_log(settings, codes)})"
         raise WorkerFailed(record["message"] + hint)
     if full and killed is None:

@@ -16,6 +16,7 @@ from dataflows import board as b
 from dataflows.board import Board
 
 LINE_SECONDS = 2.0  # between plain lines
+QUIET_SECONDS = 30.0  # between plain lines while no row is read, such as when the last ones are committed
 FRAME_SECONDS = 0.2
 
 
@@ -30,6 +31,7 @@ class Progress:
         self._console = Console(stderr=True, highlight=False)
         self._start = time.monotonic()
         self._last_said = 0.0
+        self._rows_said = 0
         self._live: Live | None = None
 
     def __enter__(self) -> Progress:
@@ -49,7 +51,10 @@ class Progress:
         period = FRAME_SECONDS if self._live is not None else LINE_SECONDS
         if self._quiet or now - self._last_said < period:
             return
-        self._last_said = now
+        rows = self._rows()
+        if self._live is None and rows == self._rows_said and now - self._last_said < QUIET_SECONDS:
+            return
+        self._last_said, self._rows_said = now, rows
         text = self.line(now - self._start)
         if text is None:
             return
@@ -58,9 +63,12 @@ class Progress:
         else:
             print(text, file=sys.stderr, flush=True)
 
+    def _rows(self) -> int:
+        return int(self._board.rows[:, b.ROWS].sum())
+
     def line(self, seconds: float) -> str | None:
         """Return the sentence that says where the job is; None before the first row."""
-        rows = int(self._board.rows[:, b.ROWS].sum())
+        rows = self._rows()
         if rows == 0:
             return None
         rate = (rows - int(self._board.rows[:, b.FIRST].sum())) / seconds if seconds > 0 else 0.0

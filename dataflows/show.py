@@ -21,6 +21,8 @@ from lookback.errors import UsageError
 from lookback.reading import Reading, plain
 from state.shard import read_commit
 
+SHOWN_CHARS = 1000  # of a refused event's bytes, on a terminal
+
 
 def duration(ms: int) -> str:
     """Return a time span as a person reads it.
@@ -68,7 +70,7 @@ def reading_table(reading: Reading) -> Group:
 def _without_events(reading: Reading, view: str) -> str:
     """Say why a view has no event up to the instant: none at all, or later ones alone."""
     covers = reading.covers_from_ms[view]
-    if any(word == UNKNOWN for name, word in reading.status.items() if name.startswith(f"{view}.")):
+    if covers is None and reading.watermark_ms[view] is None:
         return "this entity is unknown to the store"
     kept = "" if covers is None else f"; rows kept from {instant(covers)}"
     return f"no event at or before this instant is kept{kept}"
@@ -149,6 +151,12 @@ def status_table(found: dict[str, Any]) -> Group:
     return Group(*(Text(line) for line in head), Text(), views, Text(), parts)
 
 
+def _harmless(raw: str, size: int) -> str:
+    """Return a message's text for a terminal: nothing that steers it, and not a screenful."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in raw[:SHOWN_CHARS])
+    return shown if len(raw) <= SHOWN_CHARS else f"{shown}… ({size:,} bytes; --json prints them all)"
+
+
 def letters_of(folder: Path, topic: str | None, reason: str | None, limit: int, *, as_json: bool) -> None:
     """Print refused events, then how many there are of each reason."""
     try:
@@ -171,7 +179,8 @@ def letters_of(folder: Path, topic: str | None, reason: str | None, limit: int, 
             print(json.dumps(record, ensure_ascii=False))
         else:
             print(
-                f"{letter.topic}/{letter.partition} @ {letter.offset}  {letter.reason.value}: {letter.detail}\n  {raw}"
+                f"{letter.topic}/{letter.partition} @ {letter.offset}  {letter.reason.value}: {letter.detail}\n  "
+                f"{_harmless(raw, len(letter.raw))}"
             )
     if as_json:
         return

@@ -43,7 +43,9 @@ class StateFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LookbackError(f"can't make the state folder {path}: {error.strerror}") from error
+            raise LookbackError(
+                f"can't make the state folder {path}: {error.strerror}; name another --state"
+            ) from error
         self._lock = self._take_lock()
         self.id = uuid.uuid4().hex
         self.keys = shard_keys(self.shards)

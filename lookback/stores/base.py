@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lookback.errors import UsageError
+from lookback.errors import StoreError, UsageError
 from lookback.stores.texts import StoredTexts
 from lookback.windows.plan import ROW_HEAD, ViewPlan
 
@@ -175,6 +175,13 @@ def open_store(uri: str, *, write: bool = False) -> OnlineStore:
     if scheme == "lmdb" and rest:
         from lookback.stores.lmdb import LmdbStore
 
-        return LmdbStore(rest, write=write)
+        try:
+            return LmdbStore(rest, write=write)
+        except OSError as error:
+            raise StoreError(
+                f"the online store {rest} can't be opened: {error.strerror or error}; name a folder you may use."
+            ) from None
+    if scheme == "lmdb" and colon:
+        raise UsageError("lmdb: names no folder: write lmdb:PATH, the folder that `lookback run` writes to.")
     what = f"no store is called {scheme!r}" if colon else f"{uri!r} is no store URI"
     raise UsageError(f"{what}: write lmdb:PATH, the folder that `lookback run` writes to.")
