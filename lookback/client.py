@@ -146,6 +146,8 @@ class Client:
     # ---- what to read
 
     def _select(self, service: str | None, features: Sequence[str] | None) -> _Selection:
+        if isinstance(features, str):
+            raise UsageError(f"features is the text {features!r}: give a list, such as [{features!r}]")
         key = (service, None if features is None else tuple(features))
         known = self._selections.get(key)
         if known is not None:
@@ -193,6 +195,10 @@ class Client:
         event: Mapping[str, Any] | None,
         source: Stream | None,
     ) -> list[Lookup]:
+        if not isinstance(entity, Mapping):
+            raise UsageError(f'the entity {entity!r} is no mapping: give one such as {{"card": "c1"}}')
+        if event is not None and not isinstance(event, Mapping):
+            raise UsageError(f'the event {event!r} is no mapping: give its fields, such as {{"amount": 1}}')
         lookups = []
         for name in selection.views:
             view = self.definition.views[name]

@@ -415,6 +415,15 @@ def test_wrong_use_says_what_to_do(job: Job, client: Client) -> None:
     assert client.get({"card": "c1"}, features=["cards.n_1d"]).values == {"cards.n_1d": 1}
 
 
+@pytest.mark.parametrize(
+    ("entity", "more"),
+    [("c1", {}), (None, {}), ({"card": "c1"}, {"event": "x"}), ({"card": "c1"}, {"features": "x"})],
+)
+def test_a_text_where_a_mapping_or_list_is_due(client: Client, entity: Any, more: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="give"):
+        client.get(entity, **more)
+
+
 def test_another_version_of_a_view_is_no_unknown_entity(job: Job, clock: Clock) -> None:
     job.feed([payment(T0)])
     changed = loads(YAML.replace("windows: [1m, 1h, 1d, lifetime]", "windows: [1m, 1h, 2d, lifetime]"))
