@@ -12,6 +12,8 @@ one run to the next.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
+from struct import pack
 from typing import TYPE_CHECKING
 
 import lmdb
@@ -19,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lookback.stores.base import I64, Bool
-from lookback.stores.lmdb_record import CHUNK_TEXTS, Layout, chunk_key, layout_of, pack_chunk, pack_rows
+from lookback.stores.lmdb_record import CHUNK_TEXTS, Layout, chunk_key, layout_of, seal_chunk, split_rows
 from lookback.stores.lmdb_tables import Databases, read_rows, read_texts
-from lookback.stores.texts import StoredTexts
+from lookback.stores.texts import StoredTexts, TextBlock, decode, encode
 from lookback.windows.plan import ROW_HEAD, ViewPlan
 
 CACHED_TEXTS = 500_000  # about 50 MB
@@ -53,11 +55,25 @@ class TextRows:
         return seen
 
 
+class _Dictionary:
+    """One entity's dictionary in memory.
+
+    ids: what a row holds for a text, None (no text) -> 0 first. lengths, utf8: of the last chunk, if it has room.
+    """
+
+    __slots__ = ("ids", "lengths", "utf8")
+
+    def __init__(self, ids: dict[str | None, int], lengths: bytes, utf8: bytes) -> None:
+        self.ids = ids
+        self.lengths = lengths
+        self.utf8 = utf8
+
+
 class Dictionaries:
     """The dictionaries of one view's entities, the recently used ones in memory."""
 
     def __init__(self) -> None:
-        self._cache: dict[bytes, dict[str, int]] = {}
+        self._cache: dict[bytes, _Dictionary] = {}
         self._cached_texts = 0
 
     def forget(self) -> None:
@@ -85,43 +101,53 @@ class Dictionaries:
         index = rows[words]
         for at, word in enumerate(words):
             index[at][~text_rows.means(word, rows)] = -1
-        starts = np.flatnonzero(np.diff(owner, prepend=-1)).tolist()
-        ends = [*starts[1:], owner.size]
-        columns = index.T.tolist()
-        for start, end, i in zip(starts, ends, owner[starts].tolist(), strict=True):
-            count = int(heads["texts"][i])
-            rows_then = int(heads["rows_at_most"][i]) + end - start
-            if count >= COMPACT_FROM and count > 4 * len(words) * rows_then:
-                count = self._compact(txn, dbs, text_rows.layout, keys[i], count)
-            ids = self._of(txn, dbs, keys[i], count)
-            for row in range(start, end):
-                columns[row] = [0 if t < 0 else ids.setdefault(texts[t], len(ids) + 1) for t in columns[row]]
-            if len(ids) > count:
-                self._cached_texts += len(ids) - count
-                self._put(txn, dbs, keys[i], ids, count)
-            heads["texts"][i] = len(ids)
-        out[words] = np.array(columns, np.int64).T
+        table = [*texts, None]  # -1: no text
+        cells = [table[t] for t in index.T.reshape(-1).tolist()]
+        starts = np.flatnonzero(np.diff(owner, prepend=-1))
+        ends = np.append(starts[1:], owner.size)
+        whose = owner[starts]
+        counts = heads["texts"][whose].astype(np.int64)
+        rows_then = heads["rows_at_most"][whose] + (ends - starts)
+        spare = (counts >= COMPACT_FROM) & (counts > 4 * len(words) * rows_then)
+        bounds = (starts * len(words)).tolist(), (ends * len(words)).tolist()
+        held, found = counts.tolist(), []
+        puts: list[tuple[bytes, bytes]] = []
+        for n, (start, end, i) in enumerate(zip(*bounds, whose.tolist(), strict=True)):
+            key, count = keys[i], held[n]
+            if spare[n]:
+                count = self._compact(txn, dbs, text_rows.layout, key, count, puts)
+            one = self._of(txn, dbs, key, count)
+            ids = one.ids
+            found += [ids.setdefault(text, len(ids)) for text in cells[start:end]]
+            held[n] = len(ids) - 1
+            if held[n] > count:
+                self._cached_texts += held[n] - count
+                _put(puts, key, one, count)
+        heads["texts"][whose] = held
+        txn.cursor(dbs.texts).putmulti(puts)
+        out[words] = np.array(found, np.int64).reshape(-1, len(words)).T
         return out
 
-    def _of(self, txn: Txn, dbs: Databases, key: bytes, count: int) -> dict[str, int]:
-        ids = self._cache.get(key)
-        if ids is None or len(ids) != count:
-            if self._cached_texts > CACHED_TEXTS:
-                self.forget()
-            known = StoredTexts(read_texts(txn, dbs, key, count)) if count else ()
-            ids = {text: i for i, text in enumerate(known) if i}
-            self._cache[key] = ids
-            self._cached_texts += len(ids) + 4
-        return ids
+    def _of(self, txn: Txn, dbs: Databases, key: bytes, count: int) -> _Dictionary:
+        one = self._cache.get(key)
+        if one is None or len(one.ids) != count + 1:
+            self._keep_bounds()
+            one = _dictionary(read_texts(txn, dbs, key, count) if count else ())
+            self._cache[key] = one
+            self._cached_texts += count + 4
+        return one
 
-    def _put(self, txn: Txn, dbs: Databases, key: bytes, ids: dict[str, int], count: int) -> None:
-        """Write the chunks that hold the texts after the first `count`."""
-        texts = list(ids)
-        for chunk in range(count // CHUNK_TEXTS, -(-len(texts) // CHUNK_TEXTS)):
-            part = texts[chunk * CHUNK_TEXTS : (chunk + 1) * CHUNK_TEXTS]
-            txn.put(chunk_key(key, chunk), pack_chunk(part), db=dbs.texts)
+    def _keep_bounds(self) -> None:
+        """Drop the dictionaries longest in memory where there are too many texts."""
+        if self._cached_texts > CACHED_TEXTS:
+            for key in list(islice(self._cache, 1 + len(self._cache) // 4)):
+                del self._cache[key]
+            self._cached_texts = sum(len(one.ids) + 3 for one in self._cache.values())
 
-    def _compact(self, txn: Txn, dbs: Databases, layout: Layout, key: bytes, count: int) -> int:
+    def _compact(
+        self, txn: Txn, dbs: Databases, layout: Layout, key: bytes, count: int,
+        puts: list[tuple[bytes, bytes]],
+    ) -> int:  # fmt: skip
         """Write an entity's stored rows and dictionary anew with the texts still used; return how many."""
         known = StoredTexts(read_texts(txn, dbs, key, count))
         rows = read_rows(txn, dbs, layout, key)
@@ -131,10 +157,44 @@ class Dictionaries:
         rows[words] = place.reshape(len(words), -1) + first
         self.drop(txn, dbs, key, count)
         txn.delete(key, db=dbs.rows)
-        flat, size = pack_rows(rows), layout.row_bytes
-        items = [(key, flat[at : at + size]) for at in range(0, len(flat), size)]
-        txn.cursor(dbs.rows).putmulti(items, dupdata=True)
-        ids = {known[i]: at + first for at, i in enumerate(used.tolist()) if i}
-        self._cache[key] = ids
-        self._put(txn, dbs, key, ids, 0)
-        return len(ids)
+        txn.cursor(dbs.rows).putmulti([(key, row) for row in split_rows(rows)], dupdata=True)
+        one = _dictionary(())
+        for i in used.tolist():
+            if i:
+                one.ids[known[i]] = len(one.ids)
+        self._cache[key] = one
+        _put(puts, key, one, 0)
+        return len(one.ids) - 1
+
+
+def _dictionary(blocks: Sequence[TextBlock]) -> _Dictionary:
+    """Return the dictionary that these chunks hold."""
+    ids: dict[str | None, int] = {None: 0}
+    lengths = utf8 = b""
+    for block in blocks:
+        utf8 = bytes(block.utf8)
+        ends = block.lengths.cumsum().tolist()
+        starts = [0, *ends[:-1]]
+        if utf8.isascii():
+            text = utf8.decode()
+            texts = [text[a:b] for a, b in zip(starts, ends, strict=True)]
+        else:
+            texts = [decode(utf8[a:b]) for a, b in zip(starts, ends, strict=True)]
+        ids.update(zip(texts, range(len(ids), len(ids) + len(texts)), strict=True))
+        lengths = block.lengths.astype("<u4").tobytes()
+    return _Dictionary(ids, lengths, utf8)
+
+
+def _put(puts: list[tuple[bytes, bytes]], key: bytes, one: _Dictionary, count: int) -> None:
+    """Add the writes of the chunks that hold the texts after the first `count`."""
+    fresh = [encode(text) for text in islice(one.ids, count + 1, None) if text is not None]
+    lengths, utf8 = (one.lengths, one.utf8) if count % CHUNK_TEXTS else (b"", b"")
+    at, chunk = 0, count // CHUNK_TEXTS
+    while at < len(fresh):
+        part = fresh[at : at + CHUNK_TEXTS - len(lengths) // 4]
+        lengths, utf8 = lengths + pack(f"<{len(part)}I", *map(len, part)), utf8 + b"".join(part)
+        puts.append((chunk_key(key, chunk), seal_chunk(lengths, utf8)))
+        at, chunk = at + len(part), chunk + 1
+        if len(lengths) == 4 * CHUNK_TEXTS:
+            lengths = utf8 = b""
+    one.lengths, one.utf8 = lengths, utf8

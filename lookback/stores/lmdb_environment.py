@@ -127,6 +127,17 @@ class Environment:
                 self._leave()
             mend()
 
+    @property
+    def used_bytes(self) -> int:
+        """Return how far into the file pages are used."""
+        return (int(self.env.info()["last_pgno"]) + 1) * int(self.env.stat()["psize"])
+
+    def make_room(self, more_bytes: int) -> None:
+        """Grow the map where a write that is likely to take `more_bytes` would end full and begin again."""
+        with suppress(StoreError):  # no room on the disk: the write may fit all the same, or says so itself
+            if self.used_bytes + more_bytes > int(self.env.info()["map_size"]):
+                self._grow()
+
     def database(self, name: bytes, *, create: bool, rows: bool = False) -> lmdb._Database | None:
         """Return a named database's handle, None where it does not exist and `create` is not set.
 

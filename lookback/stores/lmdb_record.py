@@ -57,6 +57,7 @@ HEAD = np.dtype(
 HEAD_STRUCT = Struct("<BBHHHIIqqqqqq")
 assert HEAD.itemsize == HEAD_STRUCT.size == 64
 _U32 = Struct("<I")
+_CHUNK_HEAD = bytes([VERSION, 0])
 _SIGN = np.int64(np.iinfo(np.int64).min)
 
 
@@ -92,6 +93,19 @@ def pack_key(text: str) -> bytes:
 def chunk_key(key: bytes, chunk: int) -> bytes:
     """Return the LMDB key of an entity's dictionary chunk."""
     return key + chunk.to_bytes(4, "big")
+
+
+def pack_keys(texts: Sequence[str]) -> list[bytes]:
+    """Return the LMDB keys of entity key texts."""
+    short = MAX_KEY_TEXT // 4  # characters that surely fit
+    return [b"\x01" + encode(text) if len(text) <= short else pack_key(text) for text in texts]
+
+
+def split_rows(rows: I64) -> list[bytes]:
+    """Return rows int64[row_words, m] as a list of m stored rows."""
+    item = np.dtype(f"V{8 * rows.shape[0]}")
+    stored: list[bytes] = np.frombuffer(pack_rows(rows), item).tolist()
+    return stored
 
 
 def pack_rows(rows: I64) -> bytes:
@@ -131,8 +145,13 @@ def unpack_block(raw: bytes | memoryview, count: int, start: int, end: int) -> T
 def pack_chunk(texts: Sequence[str]) -> bytes:
     """Return a dictionary chunk."""
     block = block_of(texts)
-    body = len(texts).to_bytes(2, "little") + block.lengths.astype("<u4").tobytes() + bytes(block.utf8)
-    return bytes([VERSION, 0]) + _U32.pack(crc32(body)) + body
+    return seal_chunk(block.lengths.astype("<u4").tobytes(), bytes(block.utf8))
+
+
+def seal_chunk(lengths: bytes, utf8: bytes) -> bytes:
+    """Return a dictionary chunk of texts given as their lengths (u32 each) and their bytes."""
+    body = (len(lengths) // 4).to_bytes(2, "little") + lengths + utf8
+    return _CHUNK_HEAD + _U32.pack(crc32(body)) + body
 
 
 def unpack_chunk(raw: bytes | memoryview) -> TextBlock:
@@ -180,8 +199,7 @@ def pack_records(
     end = at + 8 * (layout.outputs + lives)
     table[:, at:end] = body.view(np.uint8).reshape(n, end - at)
     table[:, end:] = status.T
-    flat = table.tobytes()
-    parts = [flat[i : i + fixed] for i in range(0, n * fixed, fixed)]
+    parts: list[bytes] = table.view(f"V{fixed}").reshape(n).tolist()
     if tails is not None:
         parts = [part + tail for part, tail in zip(parts, tails, strict=True)]
     seal = _U32.pack

@@ -30,19 +30,19 @@ from lookback.errors import RefusedError, StoreError
 from lookback.stores.base import I64, NEVER, Bool, ViewWrite, row_limit
 from lookback.stores.lmdb_dictionary import Dictionaries, TextRows
 from lookback.stores.lmdb_environment import META, Environment
+from lookback.stores.lmdb_group import Group, groups
 from lookback.stores.lmdb_record import (
     HASHED,
     HEAD,
-    MAX_KEY_TEXT,
     STALE,
     VERSION,
     Layout,
     check_version,
     layout_of,
     pack_block,
-    pack_key,
+    pack_keys,
     pack_records,
-    pack_rows,
+    split_rows,
 )
 from lookback.stores.lmdb_tables import U64, Databases, claim_key, databases, shard_key
 from lookback.stores.texts import encode
@@ -50,6 +50,7 @@ from lookback.windows.plan import Status, ViewPlan
 
 ALWAYS = int(np.iinfo(np.int64).max)
 _SIGN = 1 << 63
+_NONE: I64 = np.empty(0, np.int64)
 Heads = npt.NDArray[np.void]
 if TYPE_CHECKING:
     Txn = lmdb.Transaction[bytes]
@@ -81,6 +82,8 @@ class LmdbWriter:
             dbs = databases(env, fingerprint, create=True)
             assert dbs is not None
             self._views[fingerprint] = _view(fingerprint, plan, dbs)
+        self._growth = 0  # bytes that the last write added to the file: the next one is likely to be alike
+        self._text_words = {name: view.layout.texts for name, view in self._views.items()}
         self._settled = True  # the dictionaries in memory are those of the last commit
 
     def marks(self, fingerprint: str, shard: int) -> dict[str, int] | None:
@@ -95,21 +98,28 @@ class LmdbWriter:
 
     def write(self, writes: Sequence[ViewWrite]) -> list[I64]:
         """Write all in one transaction; return for each the indices of entities whose record is stale."""
-        packed = [[pack_key(text) for text in write.keys] for write in writes]
+        packed = [pack_keys(write.keys) for write in writes]
 
         def work(txn: Txn) -> list[I64]:
             if not self._settled:  # an earlier try was rolled back
                 for view in self._views.values():
                     view.dictionaries.forget()
             self._settled = False
-            stale = []
-            for write, keys in zip(writes, packed, strict=True):
+            for write in writes:
                 self._own(txn, write.fingerprint, write.shard)
-                stale.append(_write_view(txn, self._views[write.fingerprint], write, keys))
+            stale: list[I64] = [_NONE] * len(writes)
+            for group in groups(writes, packed, self._text_words):
+                places = group.split(_write_view(txn, self._views[group.fingerprint], group))
+                for at, found in places:
+                    stale[at] = found
+            for write in writes:
                 self._mark(txn, write)
             return stale
 
+        self._env.make_room(self._growth)
+        used = self._env.used_bytes
         stale = self._env.writing(work)
+        self._growth = self._env.used_bytes - used
         self._settled = True
         return stale
 
@@ -154,8 +164,9 @@ def _view(fingerprint: str, plan: ViewPlan, dbs: Databases) -> _View:
     return _View(fingerprint, layout, row_limit(plan), reach // 8, TextRows(plan), lists, dbs)
 
 
-def _write_view(txn: Txn, view: _View, write: ViewWrite, keys: list[bytes]) -> I64:
-    """Carry out steps 1 to 6 for every entity of the write; return the stale ones."""
+def _write_view(txn: Txn, view: _View, write: Group) -> I64:
+    """Carry out steps 1 to 6 for every entity of the group; return the stale ones."""
+    keys = write.keys
     old, raw = _stored(txn, view, keys)
     taken = (write.sequence >= old["sequence"]) & (write.as_of_ms >= old["as_of_ms"])
     heads = np.zeros(len(keys), HEAD)
@@ -213,7 +224,7 @@ def _stored(txn: Txn, view: _View, keys: list[bytes]) -> tuple[Heads, dict[int, 
     return heads, {i: raw for i, (_, raw) in zip(where, found, strict=True)}
 
 
-def _put_rows(txn: Txn, view: _View, write: ViewWrite, keys: list[bytes], heads: Heads) -> None:
+def _put_rows(txn: Txn, view: _View, write: Group, keys: list[bytes], heads: Heads) -> None:
     """Step 3, and the half of step 4 that needs no count: more new rows than the limit."""
     given = np.diff(write.row_starts)
     over = given > view.limit
@@ -229,10 +240,8 @@ def _put_rows(txn: Txn, view: _View, write: ViewWrite, keys: list[bytes], heads:
         rows = view.dictionaries.translate(
             txn, view.dbs, view.text_rows, keys, owner, rows, write.texts, heads
         )
-    flat, size = pack_rows(rows), view.layout.row_bytes
-    whose = owner.tolist()
-    items = [(keys[i], flat[at : at + size]) for i, at in zip(whose, range(0, len(flat), size), strict=True)]
-    txn.cursor(view.dbs.rows).putmulti(items, dupdata=True)
+    items = zip([keys[i] for i in owner.tolist()], split_rows(rows), strict=True)
+    txn.cursor(view.dbs.rows).putmulti(list(items), dupdata=True)
     counts = np.bincount(owner, minlength=len(keys))
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     there = owner[starts]
@@ -248,15 +257,20 @@ def _limit_and_trim(txn: Txn, view: _View, keys: list[bytes], heads: Heads) -> N
     full = heads["rows_at_most"] > view.limit
     floor = np.maximum(heads["covers_from_ms"], NEVER + view.slack_ms + 1) - view.slack_ms
     old = (heads["oldest_ms"] < floor) & (heads["covers_from_ms"] > NEVER)
-    if full.any() or old.any():
+    which = np.flatnonzero(full | old)
+    if which.size:
         cursor = txn.cursor(view.dbs.rows)
-        for i in np.flatnonzero(full | old).tolist():
-            head = heads[i]
-            _trim(cursor, keys[i], head)
+        bounds = split_rows(heads["covers_from_ms"][which][None])
+        rows, oldest = heads["rows_at_most"][which].tolist(), []
+        for n, i in enumerate(which.tolist()):
+            gone, first = _trim(cursor, keys[i], bounds[n])
+            rows[n] = max(0, rows[n] - gone)
+            oldest.append(first)
             if full[i]:
-                head["rows_at_most"] = cursor.count() if cursor.set_key(keys[i]) else 0
-                if head["rows_at_most"] > view.limit:
-                    head["flags"] |= STALE
+                rows[n] = cursor.count() if cursor.set_key(keys[i]) else 0
+                if rows[n] > view.limit:
+                    heads["flags"][i] |= STALE
+        heads["rows_at_most"][which], heads["oldest_ms"][which] = rows, oldest
     for i in np.flatnonzero(heads["flags"] & STALE).tolist():
         head = heads[i]
         txn.delete(keys[i], db=view.dbs.rows)
@@ -265,28 +279,25 @@ def _limit_and_trim(txn: Txn, view: _View, keys: list[bytes], heads: Heads) -> N
         head["rows_at_most"], head["texts"], head["oldest_ms"] = 0, 0, ALWAYS
 
 
-def _trim(cursor: lmdb.Cursor[bytes], key: bytes, head: np.void) -> None:
-    """Delete an entity's rows at or before covers_from_ms."""
-    bound = ((int(head["covers_from_ms"]) + _SIGN) & (2 * _SIGN - 1)).to_bytes(8, "big")
-    gone, oldest = 0, ALWAYS
+def _trim(cursor: lmdb.Cursor[bytes], key: bytes, bound: bytes) -> tuple[int, int]:
+    """Delete an entity's rows up to time `bound`; return how many, and the oldest time then (ALWAYS: none)."""
+    gone = 0
     there = cursor.set_key(key)
     while there:
         time = cursor.value()[:8]
         if time > bound:
-            oldest = int.from_bytes(time, "big") - _SIGN
-            break
+            return gone, int.from_bytes(time, "big") - _SIGN
         there = cursor.delete() and cursor.key() == key
         gone += 1
-    head["rows_at_most"] = max(0, int(head["rows_at_most"]) - gone)
-    head["oldest_ms"] = oldest
+    return gone, ALWAYS
 
 
 def _put_records(
-    txn: Txn, view: _View, write: ViewWrite, keys: list[bytes], heads: Heads,
+    txn: Txn, view: _View, write: Group, keys: list[bytes], heads: Heads,
     taken: Bool, old: Heads, raw: dict[int, bytes],
 ) -> None:  # fmt: skip
     """Step 6."""
-    hashed = [i for i, text in enumerate(write.keys) if len(text) * 4 > MAX_KEY_TEXT and keys[i][0] == 2]
+    hashed = [i for i, key in enumerate(keys) if key[0] == 2]
     if hashed:
         heads["flags"][hashed] |= HASHED
     words, life = write.words, write.life
@@ -296,7 +307,7 @@ def _put_records(
     if hashed:
         own = own or [[] for _ in keys]
         for i in hashed:
-            own[i].append(encode(write.keys[i]))
+            own[i].append(encode(write.key_texts[i]))
     tails = None if own is None else [pack_block(texts) for texts in own]
     records = pack_records(view.layout, heads, words, life, write.status, tails)
     if not taken.all():
@@ -315,7 +326,7 @@ def _kept(head: np.void, old: np.void, raw: bytes) -> bytes:
     return body + crc32(body).to_bytes(4, "little")
 
 
-def _own_texts(view: _View, write: ViewWrite) -> tuple[I64, I64, list[list[bytes]]]:
+def _own_texts(view: _View, write: Group) -> tuple[I64, I64, list[list[bytes]]]:
     """Return words and life with their text ids numbered within the record, and each record's texts."""
     columns = list(view.layout.texts.outputs)
     outputs = write.words[columns].copy()
