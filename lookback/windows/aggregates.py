@@ -10,7 +10,7 @@ A state is three words (n, a, b); n = 0 is the neutral element. Rows come newest
     finalize(acc)     -> (word, status)
 
 To add an aggregate: name it in `plan.Agg`, give it a family in `layout` (an old one, or a new one with
-its branch in `update` and `merge` here), and a branch in `finalize`. The oracle in `tests` comes first.
+its branch in `update` and `merge` here), and a branch in `finalize_one`. The oracle in `tests` comes first.
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, check-untyped-defs=False
 # mypy: disallow-untyped-calls=False, disallow-untyped-decorators=False, no-warn-return-any
@@ -187,7 +187,7 @@ def ratio(features, f, acc):
 
 @jit
 def finalize_one(features, f, acc, t):
-    """Return (word, status) of a feature with a single value, as of instant t (ms)."""
+    """Return (word, status) of a feature `finalize` has no loop of its own for, as of instant t (ms)."""
     agg = features[f, F_AGG]
     family = features[f, F_FAMILY]
     o = features[f, F_ACC]
@@ -202,15 +202,7 @@ def finalize_one(features, f, acc, t):
         return acc[o + 1], OK if n else DEFAULT
     if n == 0:
         return np.int64(0), DEFAULT
-    if agg == COUNT or agg == DISTINCT:
-        return n, OK
-    if agg == MIN or agg == MAX:
-        return acc[o + 1], OK
     if agg == SUM:
-        if family == SUM_INT:
-            if fits_64(acc[o + 1], acc[o + 2]):
-                return acc[o + 1], OK
-            return np.int64(0), OVERFLOW
         return finite(as_float(acc[o + 1]))
     if agg == MEAN:
         return finite(number(family, acc, o) / (float(n) * POW10[features[f, F_SCALE]]))
@@ -237,21 +229,50 @@ def finalize_one(features, f, acc, t):
 
 
 @jit
-def finalize(features, acc, t, out, status, i):
-    """Write every feature's words and statuses into column i of the results."""
+def finalize(features, acc, stride, items, out, status):
+    """Write the results of items 0 .. items - 1, whose accs lie `stride` words apart.
+
+    The last two words of an item are its instant t (ms) and the column of the results it goes to.
+    Feature by feature, so that what comes next is foreseen and results are written in runs.
+    """
+    end = items * stride
     for f in range(len(features)):
         agg = features[f, F_AGG]
         column = features[f, F_OUT]
+        o = features[f, F_ACC]
         if agg == TOP_K or agg == LAST_K_AGG:
-            o = features[f, F_ACC] + (2 if agg == TOP_K else 0)
+            o += 2 if agg == TOP_K else 0
             k = features[f, F_K]
-            n = min(k, acc[o])
-            out[column, i] = n
-            status[column, i] = OK if n else DEFAULT
-            for j in range(k):
-                out[column + 1 + j, i] = acc[o + 1 + j] if j < n else 0
-                status[column + 1 + j, i] = OK if j < n else DEFAULT
+            for p in range(0, end, stride):
+                i = acc[p + stride - 1]
+                n = min(k, acc[p + o])
+                out[column, i] = n
+                status[column, i] = OK if n else DEFAULT
+                for j in range(k):
+                    out[column + 1 + j, i] = acc[p + o + 1 + j] if j < n else 0
+                    status[column + 1 + j, i] = OK if j < n else DEFAULT
+        elif agg == COUNT or agg == DISTINCT:
+            for p in range(0, end, stride):
+                i = acc[p + stride - 1]
+                n = acc[p + o]
+                out[column, i] = n
+                status[column, i] = OK if n else DEFAULT
+        elif agg == MIN or agg == MAX:
+            for p in range(0, end, stride):
+                i = acc[p + stride - 1]
+                n = acc[p + o]
+                out[column, i] = acc[p + o + 1] if n else 0
+                status[column, i] = OK if n else DEFAULT
+        elif agg == SUM and features[f, F_FAMILY] == SUM_INT:
+            for p in range(0, end, stride):
+                i = acc[p + stride - 1]
+                n = acc[p + o]
+                fits = fits_64(acc[p + o + 1], acc[p + o + 2])
+                out[column, i] = acc[p + o + 1] if n and fits else 0
+                status[column, i] = DEFAULT if n == 0 else OK if fits else OVERFLOW
         else:
-            word, state = finalize_one(features, f, acc, t)
-            out[column, i] = word if state == OK else 0
-            status[column, i] = state
+            for p in range(0, end, stride):
+                i = acc[p + stride - 1]
+                word, state = finalize_one(features, f, acc[p : p + stride], acc[p + stride - 2])
+                out[column, i] = word if state == OK else 0
+                status[column, i] = state

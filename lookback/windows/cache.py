@@ -52,7 +52,7 @@ OPTIONS: dict[str, Any] = {
 CACHE_DIR = cache_root() / "kernels" / source_hash()
 
 
-def jit(function: F) -> F:
+def jit(function: F, **more: Any) -> F:
     """Compile a kernel function when it is first called, and keep the machine code in `CACHE_DIR`.
 
     No fastmath, no contraction: a kernel's bits are those of IEEE arithmetic in the order written.
@@ -61,6 +61,14 @@ def jit(function: F) -> F:
     before = numba_config.CACHE_DIR
     numba_config.CACHE_DIR = str(CACHE_DIR)
     try:
-        return cast(F, numba.njit(**OPTIONS)(function))
+        return cast(F, numba.njit(**OPTIONS, **more)(function))
     finally:
         numba_config.CACHE_DIR = before
+
+
+def jit_inline(function: F) -> F:
+    """Do as `jit`, for a function with one or two callers that each row goes through.
+
+    It becomes a part of them: passing a dozen arrays costs more than what such a function does.
+    """
+    return jit(function, forceinline=True)

@@ -16,7 +16,7 @@ kept changes no bit. A row that comes late drops the cells at and after it.
 
 from __future__ import annotations
 
-from lookback.windows.cache import jit
+from lookback.windows.cache import jit, jit_inline
 from lookback.windows.hot import H_CHECKED, H_LIST, H_START, hot_give, hot_take, open_header
 from lookback.windows.layout import (
     G_BOUNDS,
@@ -107,7 +107,7 @@ def cover(hot, h, words, level_limit, base_row, i, e, cell, acc, p, n):
     return n
 
 
-@jit
+@jit_inline
 def plan_walk(hot, meta, shape, group, group_bounds, acc, slot, p):
     """Write the steps of a group's walk at acc[p:]; return how many."""
     high = acc[group[0]]

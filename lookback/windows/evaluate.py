@@ -9,11 +9,22 @@ Refuses: growing memory: `run` stops where it needs room and is called again fro
 from __future__ import annotations
 
 from lookback.windows.aggregates import finalize
-from lookback.windows.cache import jit
+from lookback.windows.cache import jit, jit_inline
 from lookback.windows.cells import close_cells, truncate_cells
 from lookback.windows.counters import shift_states, trim_counters
 from lookback.windows.hot import H_COUNTER, HOT_ROWS, drop_header, reserve
-from lookback.windows.layout import G_LANE, G_LANES, S_BOUNDS, S_COLUMNS, S_COUNTERS, S_LIFE, S_STEPS, SMALL
+from lookback.windows.layout import (
+    G_LANE,
+    G_LANES,
+    S_BLOCK,
+    S_BOUNDS,
+    S_COLUMNS,
+    S_COUNTERS,
+    S_LIFE,
+    S_STEPS,
+    S_STRIDE,
+    SMALL,
+)
 from lookback.windows.numeric import prefetch
 from lookback.windows.rows import (
     C_NEED,
@@ -44,12 +55,12 @@ REQUEST = 8  # its row is there for this evaluation only
 NEWEST = 16  # as of the log's newest row, which is the own row and counted
 
 
-@jit
+@jit_inline
 def evaluate_one(
-    heap, meta, life, hot, hot_ctl, shape, bounds, lanes, windows, groups, group_bounds, features, blob, ends,
-    acc, slot, t, high, own, out, status, i,
+    heap, meta, life, hot, hot_ctl, shape, bounds, lanes, windows, groups, group_bounds, blob, ends,
+    acc, slot, t, high, own,
 ):  # fmt: skip
-    """Evaluate all features of one log at instant t: rows [0, high) are visible, `own` is its event's row."""
+    """Accumulate all lanes of one log at instant t: rows [0, high) are visible, `own` is its event's row."""
     cap = meta[slot, M_CAP]
     base = meta[slot, M_OFFSET] + meta[slot, M_HEAD]
     h = meta[slot, M_HOT]
@@ -67,10 +78,9 @@ def evaluate_one(
                 heap, base, cap, lanes[x], windows, at, acc, own, life, start, shape, blob, ends,
                 hot, hot_ctl, meta, slot, groups[g], group_bounds,
             )  # fmt: skip
-    finalize(features, acc, t, out, status, i)
 
 
-@jit
+@jit_inline
 def place_row(heap, meta, hot, hot_ctl, shape, lanes, blob, ends, slot, t, position, values, i):
     """Insert an item's row and tell what the log keeps beside its rows; return its index."""
     own = insert(heap, meta, shape[S_COLUMNS], slot, t, position, values, i)
@@ -91,7 +101,7 @@ def take_out_row(heap, meta, hot, hot_ctl, shape, lanes, blob, ends, slot, own):
     truncate_cells(heap, hot, meta, shape, slot, own)
 
 
-@jit
+@jit_inline
 def trim_slot(heap, meta, life, hot, hot_ctl, shape, lanes, blob, ends, slot, before):
     """Fold and drop a log's rows with time <= before."""
     if meta[slot, M_HOT] >= 0:
@@ -104,7 +114,7 @@ def trim_slot(heap, meta, life, hot, hot_ctl, shape, lanes, blob, ends, slot, be
     drop_until(heap, meta, life, shape, lanes, slot, before)
 
 
-@jit
+@jit_inline
 def fetch_ahead(heap, meta, columns, slots, i):
     """Bring the memory of items to come near: a log's tail is several cache lines, all of them far."""
     if i + FAR < len(slots):
@@ -121,27 +131,37 @@ def fetch_ahead(heap, meta, columns, slots, i):
                     prefetch(heap, tail + c * cap - 16)
 
 
+@jit_inline
+def has_room(heap, meta, ctl, hot, hot_ctl, shape, acc, slot, flag):
+    """Make sure that an item finds the memory it may take; False when some must grow first."""
+    if hot_ctl[C_NEED] > 0:
+        return False
+    if meta[slot, M_LENGTH] >= SMALL and shape[S_COUNTERS] > 0:
+        if not reserve(hot, hot_ctl, 8 * meta[slot, M_LENGTH] + len(acc)):
+            return False
+    return not flag & (INSERT | REQUEST) or make_room(heap, meta, ctl, shape[S_COLUMNS], slot, 1)
+
+
 @jit
 def run(
     heap, meta, life, ctl, hot, hot_ctl, shape, bounds, lanes, windows, groups, group_bounds, features,
     blob, ends, acc, slots, times, positions, values, flags, first, out, status,
 ):  # fmt: skip
     """Do items first .. n - 1; return n, or the item at which memory must grow (nothing of it is done)."""
+    stride = shape[S_STRIDE]
+    waiting = 0  # items whose accs are there and whose results aren't: `finalize` takes them together
     for i in range(first, len(slots)):
         slot = slots[i]
         flag = flags[i]
         t = times[i]
         own = -1
         fetch_ahead(heap, meta, shape[S_COLUMNS], slots, i)
-        if hot_ctl[C_NEED] > 0:
+        if not has_room(heap, meta, ctl, hot, hot_ctl, shape, acc, slot, flag):
+            finalize(features, acc, stride, waiting, out, status)
             return i
-        if meta[slot, M_LENGTH] >= SMALL and shape[S_COUNTERS] > 0:
-            if not reserve(hot, hot_ctl, 8 * meta[slot, M_LENGTH] + len(acc)):
-                return i
-        if flag & (INSERT | REQUEST) and not make_room(heap, meta, ctl, shape[S_COLUMNS], slot, 1):
-            return i
+        item = acc[waiting * stride :]
         if flag & EVALUATE and meta[slot, M_LENGTH] >= HOT_ROWS:
-            close_cells(heap, hot, hot_ctl, meta, shape, lanes, windows, acc, slot)
+            close_cells(heap, hot, hot_ctl, meta, shape, lanes, windows, item, slot)
         if flag & (INSERT | REQUEST):
             own = place_row(
                 heap, meta, hot, hot_ctl, shape, lanes, blob, ends, slot, t, positions[i], values, i
@@ -158,8 +178,14 @@ def run(
                 high = rank(heap, base, meta[slot, M_CAP], meta[slot, M_LENGTH], t, positions[i])
             evaluate_one(
                 heap, meta, life, hot, hot_ctl, shape, bounds, lanes, windows, groups, group_bounds,
-                features, blob, ends, acc, slot, t, high, own, out, status, i,
+                blob, ends, item, slot, t, high, own,
             )  # fmt: skip
+            item[stride - 2] = t
+            item[stride - 1] = i
+            waiting += 1
+            if waiting == shape[S_BLOCK]:
+                finalize(features, acc, stride, waiting, out, status)
+                waiting = 0
         if flag & REQUEST:
             take_out_row(heap, meta, hot, hot_ctl, shape, lanes, blob, ends, slot, own)
         elif flag & INSERT:
@@ -167,6 +193,7 @@ def run(
                 meta[slot, M_NEWEST] = t
             before = max(horizon(meta, shape, slot), meta[slot, M_COVERS])
             trim_slot(heap, meta, life, hot, hot_ctl, shape, lanes, blob, ends, slot, before)
+    finalize(features, acc, stride, waiting, out, status)
     return len(slots)
 
 

@@ -50,7 +50,9 @@ G_HIGH, G_FIRST, G_BOUNDS, G_LANE, G_LANES = range(5)
 F_AGG, F_FAMILY, F_ACC, F_FAMILY2, F_ACC2, F_OUT, F_K, F_DELAY, F_SCALE, F_SCALE2, F_PARAM, F_KIND = range(12)
 # columns of the shape vector
 S_COLUMNS, S_WORDS, S_REACH, S_LIFE, S_BOUNDS, S_LIMBS, S_STEPS, S_TABLE, S_CELLS, S_COUNTERS = range(10)
-S_HEADER = 10
+S_HEADER, S_BLOCK, S_STRIDE = 10, 11, 12
+
+BLOCK_ITEMS, BLOCK_WORDS = 32, 2048  # most evaluated items that wait for their results, and words they take
 
 STEPS = 4096  # most steps of a walk; a longer one takes rows singly
 MOVING_ROWS = 64  # rows a moving extreme remembers; one that needs more is walked
@@ -243,11 +245,15 @@ def build_layout(plan: ViewPlan) -> Layout:
             header += words
     groups, group_bounds = _groups(keys, lane_spans, place)
 
-    shape = np.zeros(11, dtype=np.int64)
+    # two more words of an item that waits: its instant and its number
+    stride = scratch + 2
+    block = max(1, min(BLOCK_ITEMS, BLOCK_WORDS // stride))
+    shape = np.zeros(13, dtype=np.int64)
     shape[[S_COLUMNS, S_WORDS, S_REACH, S_LIFE]] = ROW_HEAD + plan.width, plan.words, reach, life
     shape[[S_BOUNDS, S_CELLS, S_COUNTERS]] = len(bounds), len(blocks), len(counters)
     shape[S_HEADER] = header
-    shape[[S_LIMBS, S_STEPS, S_TABLE]] = scratch, scratch + LIMBS, scratch + LIMBS + 3 * STEPS
+    shape[[S_BLOCK, S_STRIDE]] = block, stride
+    shape[[S_LIMBS, S_STEPS, S_TABLE]] = stride, stride + LIMBS, stride + LIMBS + 3 * STEPS
     return Layout(
         shape=shape,
         bounds=np.array(bounds, dtype=np.int64),
@@ -256,8 +262,10 @@ def build_layout(plan: ViewPlan) -> Layout:
         groups=groups,
         group_bounds=group_bounds,
         features=_feature_table(plan, accs),
-        # last, the scratch of a by-value count: places, values, counts, a list
-        scratch_words=scratch + LIMBS + 3 * STEPS + 4 * SMALL + int(lanes[:, L_WORDS].max(initial=0)) + 1,
+        # items that wait, then the last one's scratch; at its end that of a by-value count: places,
+        # values, counts, a list. An item's scratch lies where later ones' accs will be.
+        scratch_words=block * stride
+        + (LIMBS + 3 * STEPS + 4 * SMALL + int(lanes[:, L_WORDS].max(initial=0)) + 1),
     )
 
 

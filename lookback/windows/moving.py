@@ -15,7 +15,7 @@ The newest visible row is never in an extreme's state: a request's row can't be 
 
 from __future__ import annotations
 
-from lookback.windows.cache import jit
+from lookback.windows.cache import jit, jit_inline
 from lookback.windows.layout import (
     L_ACC,
     L_BIT,
@@ -228,7 +228,7 @@ def shift_moving(heap, base, cap, base_row, lane, hot, m, at, step):
     hot[m + 2] = count
 
 
-@jit
+@jit_inline
 def move_lane(heap, base, cap, base_row, lane, windows, at, acc, hot, h):
     """Emit a lane from its moving state; False where it has to be walked."""
     m = h + lane[L_MOVE]

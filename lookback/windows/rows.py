@@ -16,7 +16,7 @@ A slot's `meta` is one cache line: offset, cap, head, length, newest, covers.
 from __future__ import annotations
 
 from lookback.windows.aggregates import beats
-from lookback.windows.cache import jit
+from lookback.windows.cache import jit, jit_inline
 from lookback.windows.layout import (
     ENDS,
     L_BIT,
@@ -71,7 +71,7 @@ def class_of(cap):
     return size_class
 
 
-@jit
+@jit_inline
 def make_room(heap, meta, ctl, columns, slot, rows):
     """Make sure that `rows` more rows fit behind a slot's last; False when the heap must grow first."""
     cap = meta[slot, M_CAP]
@@ -104,7 +104,7 @@ def make_room(heap, meta, ctl, columns, slot, rows):
     return True
 
 
-@jit
+@jit_inline
 def rank(heap, base, cap, length, time, position):
     """Return how many rows of a log come at or before (time, position)."""
     j = length
@@ -124,7 +124,7 @@ def rank(heap, base, cap, length, time, position):
     return low
 
 
-@jit
+@jit_inline
 def insert(heap, meta, columns, slot, time, position, values, i):
     """Insert column i of `values` as a row, in order; there must be room. Return its index."""
     cap = meta[slot, M_CAP]
@@ -195,7 +195,7 @@ def fold_row(heap, base, cap, j, life, start, lanes):
             life[o + 1] = word
 
 
-@jit
+@jit_inline
 def drop_until(heap, meta, life, shape, lanes, slot, before):
     """Fold and drop a log's rows with time <= before; covers rises when there are any."""
     cap = meta[slot, M_CAP]

@@ -13,7 +13,7 @@ Windows of a lane ascend, so one pass backward over the rows serves them all, le
 from __future__ import annotations
 
 from lookback.windows.aggregates import beats
-from lookback.windows.cache import jit
+from lookback.windows.cache import jit, jit_inline
 from lookback.windows.cells import plan_walk
 from lookback.windows.counters import count_seen, count_values
 from lookback.windows.layout import (
@@ -47,7 +47,7 @@ from lookback.windows.tally import scan_counter
 from lookback.windows.walk import emit_ends, walk_lane
 
 
-@jit
+@jit_inline
 def find_edges(heap, base, bounds, t, high, at):
     """Set at[b] to the first row with time > t - bounds[b], for b > 0; at[0] = high, at[len(bounds)] = 0."""
     at[0] = high
@@ -103,7 +103,7 @@ def follow_edges(heap, base, base_row, bounds, t, high, at, hot, edges):
     at[len(bounds)] = 0
 
 
-@jit
+@jit_inline
 def count_rows(lane, windows, at, acc):
     """ROWS without a filter: a difference of edges."""
     for w in range(lane[L_WINDOWS]):
@@ -222,7 +222,7 @@ def add_life(lane, acc, life, start):
         acc[o + 1] = life[p + 1]
 
 
-@jit
+@jit_inline
 def scan_lane(
     heap, base, cap, lane, windows, at, acc, own, life, start, shape, blob, ends,
     hot, ctl, meta, slot, group, group_bounds,

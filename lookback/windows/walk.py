@@ -16,7 +16,7 @@ their minute, and so on, days into the total, each level from its newest part to
 from __future__ import annotations
 
 from lookback.windows.aggregates import merge, update
-from lookback.windows.cache import jit
+from lookback.windows.cache import jit, jit_inline
 from lookback.windows.layout import (
     DECAY,
     ENDS,
@@ -288,7 +288,7 @@ def walk_grid(heap, base, cap, lane, windows, acc, p, steps, hot, final, o):
         emit_levels(family, param, acc, o, hot, final)
 
 
-@jit
+@jit_inline
 def walk_lane(heap, base, cap, base_row, lane, windows, acc, p, steps, hot, final, room):
     """Walk one lane over steps: an acc at each edge, or (final >= 0) the state of all at hot[final:]."""
     family = lane[L_FAMILY]
