@@ -81,7 +81,6 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
         workers=options.workers,
         epoch_ms=500,
         cache_bytes=options.cache_bytes,
-        batch_rows=131_072,
         start_ms=start_ms,
         out=str(options.out),
         stream=stream_name,
