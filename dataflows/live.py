@@ -60,7 +60,6 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         self._shard: Shard | None = None
         self._committed = False
         self._waiting: list[_Catchup | None] = []
-        self._limits = [row_limit(view.plan) for view in views]
 
     @guarded
     def on_batch(self, values: list[Item]) -> tuple[Iterable[ViewWrite], bool]:
@@ -108,6 +107,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             shard.check_pointer(self._pointer)
         writer = self._open_writer()
         for view in shard.views:
+            view.over_rows = row_limit(view.plan)
             marks = writer.marks(view.fingerprint, number)
             self._waiting.append(_Catchup(marks, lost=marks is None and shard.epoch > 0))
         self._shard = shard
@@ -166,7 +166,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         rows = np.concatenate([rows for _, rows in changes], axis=1)
         slots, owner = np.unique(row_slots, return_inverse=True)
         shard.dirty[index].update(view.keys_of(slots.tolist()))
-        again = view.fits_again(slots, self._limits[index])
+        again = view.fits_again(slots)
         if again.any():
             # A log that was too long for the store fits again: its record takes all the rows at once.
             order = np.flatnonzero(~again[owner])
@@ -180,7 +180,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
     def _whole(self, shard: Shard, index: int, view: ViewState, slots: I64) -> ViewWrite:
         """Return the write of these logs with all the rows they have; nothing of an entity that has expired."""
         slots = slots[view.log.newest_ms(slots) > np.iinfo(np.int64).min]
-        view.fits_again(slots, self._limits[index])
+        view.fits_again(slots)
         rows, counts = view.rows_of(slots)
         starts = np.concatenate([[0], np.cumsum(counts)])
         return self._write(shard, view, slots, starts, rows, np.ones(len(slots), bool))

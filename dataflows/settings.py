@@ -48,7 +48,6 @@ class Settings:
     # live
     store: str | None = None
     generation: int = 0
-    exactly_once: bool = True
     # replay
     out: str | None = None
     stream: str = ""  # the stream whose events are the training rows; none with labels

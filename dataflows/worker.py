@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         flow = build(settings, index)
         epoch = timedelta(milliseconds=settings.epoch_ms)
         recovery = None
-        if settings.out is None and settings.exactly_once:
+        if settings.out is None:
             recovery = RecoveryConfig(str(settings.folder / "recovery"))
         if settings.workers == 1:
             run_main(flow, epoch_interval=epoch, recovery_config=recovery)

@@ -181,12 +181,6 @@ class Database:
                 if not (is_full(error) or is_full(error.__cause__ or error)):
                     raise
 
-    def delete_range(self, start: bytes, stop: bytes) -> None:
-        """Delete all keys with start <= key < stop."""
-        batch = WriteBatch(raw_mode=True)
-        batch.delete_range(start, stop)
-        self._db.write(batch, self._write)
-
     def flush(self) -> None:
         """Write the memtable out to a table file."""
         self._checked(self._db.flush)

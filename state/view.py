@@ -57,7 +57,7 @@ class ViewState:
         self._over: npt.NDArray[np.bool_] = np.empty(
             0, bool
         )  # too long for the online store when last emitted
-        self.over_rows = _I64_MAX  # what is too long
+        self.over_rows = _I64_MAX  # rows beyond which it is; the live job sets what its store takes
         self._tick = 0
 
     def _new_records(self) -> Records:
@@ -75,23 +75,6 @@ class ViewState:
         self._tick += 1
         self._used[slots] = self._tick
         return slots
-
-    def known(self, texts: Sequence[str]) -> I64:
-        """Return slots as `slots` does, but -1 for an entity that has no log anywhere."""
-        result = np.full(len(texts), -1, np.int64)
-        ask = []
-        for i, text in enumerate(texts):
-            slot = self._slot_of.get(text)
-            if slot is None:
-                ask.append(i)
-            else:
-                result[i] = slot
-        if ask:
-            records = self._db.get_many([keys.entity(self._tag, texts[i]) for i in ask])
-            there = [i for i, record in zip(ask, records, strict=True) if record is not None]
-            if there:
-                result[there] = self._load([texts[i] for i in there])
-        return result
 
     def keys_of(self, slots: Iterable[int]) -> list[str]:
         """Return the entity key texts of slots in memory."""
@@ -193,9 +176,9 @@ class ViewState:
         rows = np.concatenate(pieces, axis=1) if pieces else np.empty((columns, 0), np.int64)
         return rows, counts
 
-    def fits_again(self, slots: I64, limit: int) -> npt.NDArray[np.bool_]:
-        """Return which logs have at most `limit` rows now but had more when last asked (or when read)."""
-        over = self.log.lengths(slots) > limit
+    def fits_again(self, slots: I64) -> npt.NDArray[np.bool_]:
+        """Return which logs have at most `over_rows` rows now but had more when last asked (or when read)."""
+        over = self.log.lengths(slots) > self.over_rows
         again = self._over[slots] & ~over
         self._over[slots] = over
         return again

@@ -166,6 +166,22 @@ def test_entities_that_nobody_can_need_are_dropped(tmp_path: Path) -> None:
     db.close()
 
 
+def test_a_log_that_was_too_long_when_it_was_read_is_known_to_fit_again(tmp_path: Path) -> None:
+    db = Database(tmp_path / "state", create=True)
+    none = np.empty((0, 100), np.int64)
+    state = ViewState("v", "ab" * 32, PLAIN, db)
+    state.apply(state.slots(["a"])[np.zeros(100, int)], np.arange(100), np.arange(100), none)
+    db.write(state.puts(state.dirty_slots()))
+    again = ViewState("v", "ab" * 32, PLAIN, db)  # as after a restart or an eviction
+    again.over_rows = 50
+    slots = again.slots(["a"])
+    again.apply(slots, np.array([2 * DAY]), np.array([1000]), none[:, :1])
+    assert again.log.lengths(slots).tolist() == [1]
+    assert again.fits_again(slots).tolist() == [True]
+    assert again.fits_again(slots).tolist() == [False]
+    db.close()
+
+
 def test_texts_that_no_row_names_leave_memory(tmp_path: Path) -> None:
     db, state = make(tmp_path / "state")
     for step in range(20):
