@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from lookback.windows.cache import jit
+from lookback.windows.cache import entry, jit
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -324,7 +324,7 @@ def scan_message(
     return False
 
 
-@jit
+@entry
 def scan(
     data: U8,
     offsets: I32,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lookback.windows.cache import jit
+from lookback.windows.cache import entry, jit
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -160,7 +160,7 @@ def scale(mantissa: int, power: int, negative: bool, floor: bool) -> tuple[bool,
     return True, -value if negative else value
 
 
-@jit
+@entry
 def read_scaled(
     data: U8,
     tags: U8,
@@ -206,7 +206,7 @@ def read_scaled(
         out[row], valid[row] = value, read
 
 
-@jit
+@entry
 def read_floats(
     data: U8, tags: U8, starts: I32, ends: I32, nullable: bool, out: F64, valid: Mask, hard: Mask, left: Mask
 ) -> None:
@@ -230,7 +230,7 @@ def read_floats(
             left[row] = True
 
 
-@jit
+@entry
 def read_bools(tags: U8, nullable: bool, out: Mask, valid: Mask, left: Mask) -> None:
     """Read a column of true and false."""
     for row in range(len(out)):
@@ -241,7 +241,7 @@ def read_bools(tags: U8, nullable: bool, out: Mask, valid: Mask, left: Mask) -> 
             left[row] = True
 
 
-@jit
+@entry
 def text_offsets(
     tags: U8, starts: I32, ends: I32, nullable: bool, offsets: I32, valid: Mask, left: Mask
 ) -> None:
@@ -258,7 +258,7 @@ def text_offsets(
         offsets[row + 1] = total
 
 
-@jit
+@entry
 def copy_texts(data: U8, starts: I32, offsets: I32, out: U8) -> None:
     """Copy the bytes of a column of strings to their offsets."""
     for row in range(len(offsets) - 1):

@@ -21,7 +21,7 @@ from dataflows.disk import ROOM_BYTES, free_bytes
 from dataflows.forked import Forked, may_fork
 from dataflows.settings import Settings
 from lookback.errors import LookbackError, RefusedError, UsageError
-from lookback.windows.cache import CACHE_DIR
+from lookback.windows.cache import compiled_before
 
 POLL_SECONDS = 0.05
 KILL_AFTER_SECONDS = 30.0
@@ -57,7 +57,7 @@ def _start(settings: Settings, before: Callable[[], None] | None) -> list[Worker
     # One kernel thread a worker: a job's cores are its workers.
     for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         environment.setdefault(name, "1")
-    if not any(CACHE_DIR.rglob("*.nbi")):
+    if not compiled_before():
         print(
             "compiling the kernels, once a release: this takes a minute or two", file=sys.stderr, flush=True
         )

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import time
-from importlib import resources
 
-import pyarrow as pa
-
-from connectors.decode import Decoder
-from lookback.definition import loads
-from lookback.starter.write import sample_events
-from lookback.windows.cache import CACHE_DIR
-from lookback.windows.warm import warm
+from connectors import decode_json
+from lookback.windows import warm
+from lookback.windows.cache import cache_dir
 
 
 def main() -> None:
     """Use each once."""
     started = time.perf_counter()
-    warm()
-    definition = loads((resources.files("lookback.starter") / "features.yaml").read_text("utf-8"))
-    lines = [text.encode() for text in sample_events()]
-    for stream in definition.streams.values():
-        Decoder(stream).decode_json(pa.array(lines, pa.binary()))
-    print(f"setup: compiled in {time.perf_counter() - started:.0f} s, kept in {CACHE_DIR}")
+    warm.warm()
+    decode_json.warm()
+    print(f"setup: compiled in {time.perf_counter() - started:.0f} s, kept in {cache_dir()}")
 
 
 if __name__ == "__main__":

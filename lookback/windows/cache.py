@@ -1,38 +1,45 @@
-"""Where compiled kernels live: one folder per (sources, Numba version, CPU).
+"""What compiled kernels are called through, and where they live: one folder per (sources, Numba version, CPU).
 
-Owns: the decorator `jit` that every kernel function uses, and the folder its machine code is kept in.
-Refuses: any setting of Numba outside that decorator (a host process may use Numba for its own ends).
+Owns: the decorators that every kernel function uses, and the folder its machine code is kept in.
+Refuses: any setting of Numba outside those decorators (a host process may use Numba for its own ends).
 
-Numba's own cache looks only at the file of the function it loads, so a changed callee in another file
-would go unnoticed and give wrong results. Hence the folder's name is a hash of *all* sources here.
+Numba is imported only to compile: that takes 0.8 CPU seconds a process, and machine code that is there needs none
+of it (`machine` loads it, `compiling` makes it). The folder's name is a hash of *all* sources here, so a change
+anywhere, in a callee of another file too, gives new machine code.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numba
-from numba.core import config as numba_config
-
 F = TypeVar("F", bound=Callable[..., Any])
 
+# No fastmath, no contraction: a kernel's bits are those of IEEE arithmetic in the order written.
+# No Numba runtime: kernels allocate nothing, and counting references to their arrays costs a third.
+OPTIONS: dict[str, Any] = {
+    "fastmath": False, "error_model": "numpy", "boundscheck": False, "_nrt": False, "no_cfunc_wrapper": True,
+}  # fmt: skip
 
-def cpu_name() -> str:
-    """Return what the machine code is made for: NUMBA_CPU_NAME where it is set, else the host's CPU."""
-    if numba_config.CPU_NAME:
-        return f"{numba_config.CPU_NAME} {numba_config.CPU_FEATURES or ''}"
+
+def cpu() -> tuple[str, str]:
+    """Return (name, features) that machine code is made for: NUMBA_CPU_NAME where it is set, else the host's."""
+    if name := os.environ.get("NUMBA_CPU_NAME"):
+        return name, os.environ.get("NUMBA_CPU_FEATURES", "")
     import llvmlite.binding as llvm
 
-    return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
 
 def source_hash(folder: Path | None = None) -> str:
     """Return the hash that names the cache folder (20 hex digits)."""
-    digest = hashlib.sha256(f"numba {numba.__version__}\n{cpu_name()}\n".encode())
+    digest = hashlib.sha256(f"numba {version('numba')}\n{' '.join(cpu())}\n".encode())
     for path in sorted((folder or Path(__file__).parent).glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:20]
@@ -46,24 +53,80 @@ def cache_root() -> Path:
     return Path(base) / "lookback"
 
 
-OPTIONS: dict[str, Any] = {
-    "cache": True, "fastmath": False, "error_model": "numpy", "boundscheck": False, "_nrt": False,
-}  # fmt: skip
-CACHE_DIR = cache_root() / "kernels" / source_hash()
+@functools.cache
+def cache_dir() -> Path:
+    """Return the folder that holds the machine code of these sources."""
+    return cache_root() / "kernels" / source_hash()
 
 
-def jit(function: F, **more: Any) -> F:
-    """Compile a kernel function when it is first called, and keep the machine code in `CACHE_DIR`.
+def compiled_before() -> bool:
+    """Return whether the kernels of these sources are there."""
+    return any(cache_dir().glob("*.kernel"))
 
-    No fastmath, no contraction: a kernel's bits are those of IEEE arithmetic in the order written.
-    No Numba runtime: kernels allocate nothing, and counting references to their arrays costs a third.
+
+class Kernel:
+    """A function that Numba compiles when another kernel or Python first calls it; `plain` is as Python runs it."""
+
+    def __init__(self, function: Callable[..., Any], **more: Any) -> None:
+        self.plain = function
+        self._options = {**OPTIONS, **more}
+        functools.update_wrapper(self, function)
+
+    @functools.cached_property
+    def compiled(self) -> Any:
+        """Numba's own form of the function."""
+        from lookback.windows import compiling
+
+        with kept_in(cache_dir()):
+            return compiling.njit(self.plain, cache=True, **self._options)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What Numba takes this for, where compiled code calls it."""
+        return self.compiled._numba_type_
+
+    def __call__(self, *args: Any) -> Any:
+        """Call it from Python: for tests and trials. What the job calls is an `entry`."""
+        return self.compiled(*args)
+
+
+class Entry(Kernel):
+    """A kernel that Python calls: its machine code is loaded without Numba, and compiled where it isn't there.
+
+    Arguments are C-contiguous numpy arrays and integers, by position; it returns an int, 0 where the function
+    returns nothing.
     """
-    before = numba_config.CACHE_DIR
-    numba_config.CACHE_DIR = str(CACHE_DIR)
+
+    _call: Callable[..., int] | None = None
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function, no_cpython_wrapper=True)
+
+    def __call__(self, *args: Any) -> int:
+        """Run it. Raises TypeError for an argument that is neither a C-contiguous array nor an integer."""
+        if self._call is None:
+            from lookback.windows import machine
+
+            self._call = machine.Calls(self)
+        return self._call(args)
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Let Numba keep what it compiles in a folder; its settings are as before afterwards."""
+    from numba.core import config
+
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(folder)
     try:
-        return cast(F, numba.njit(**OPTIONS, **more)(function))
+        yield
     finally:
-        numba_config.CACHE_DIR = before
+        config.CACHE_DIR = before
+
+
+def jit(function: F) -> F:
+    """Compile a function that other kernels call."""
+    return cast(F, Kernel(function))
 
 
 def jit_inline(function: F) -> F:
@@ -71,4 +134,9 @@ def jit_inline(function: F) -> F:
 
     It becomes a part of them: passing a dozen arrays costs more than what such a function does.
     """
-    return jit(function, forceinline=True)
+    return cast(F, Kernel(function, forceinline=True))
+
+
+def entry(function: F) -> F:
+    """Compile a function that Python calls, once for each combination of its arguments' types."""
+    return cast(F, Entry(function))

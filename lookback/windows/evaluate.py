@@ -9,7 +9,7 @@ Refuses: growing memory: `run` stops where it needs room and is called again fro
 from __future__ import annotations
 
 from lookback.windows.aggregates import finalize
-from lookback.windows.cache import jit, jit_inline
+from lookback.windows.cache import entry, jit, jit_inline
 from lookback.windows.cells import close_cells, truncate_cells
 from lookback.windows.counters import shift_states, trim_counters
 from lookback.windows.hot import H_COUNTER, HOT_ROWS, drop_header, reserve
@@ -142,7 +142,7 @@ def has_room(heap, meta, ctl, hot, hot_ctl, shape, acc, slot, flag):
     return not flag & (INSERT | REQUEST) or make_room(heap, meta, ctl, shape[S_COLUMNS], slot, 1)
 
 
-@jit
+@entry
 def run(
     heap, meta, life, ctl, hot, hot_ctl, shape, bounds, lanes, windows, groups, group_bounds, features,
     blob, ends, acc, slots, times, positions, values, flags, first, out, status,
@@ -197,14 +197,14 @@ def run(
     return len(slots)
 
 
-@jit
+@entry
 def trim(heap, meta, life, hot, hot_ctl, shape, lanes, blob, ends, slots, before):
     """Fold and drop rows with time <= before[i]."""
     for i in range(len(slots)):
         trim_slot(heap, meta, life, hot, hot_ctl, shape, lanes, blob, ends, slots[i], before[i])
 
 
-@jit
+@entry
 def forget_hot(hot, hot_ctl, meta, shape, slots):
     """Drop what logs keep beside their rows."""
     for i in range(len(slots)):

@@ -15,16 +15,13 @@ Source: fdlibm (e_log.c, e_exp.c).
 from __future__ import annotations
 
 import math
+import struct
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from lookback.windows.cache import jit
+from lookback.windows.cache import entry, jit
 
 Words = npt.NDArray[np.int64]
 INT64_MIN = -(2**63)
@@ -33,40 +30,18 @@ LIMBS = 68
 _MASK32 = 0xFFFFFFFF
 
 
-@intrinsic
-def as_float(typingctx: Any, word: Any) -> Any:
-    """Read an int64's bits as a float64."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(types.float64))
-
-    return types.float64(types.int64), codegen
+def as_float(word: Any) -> float:
+    """Read an int64's bits as a float64 (one instruction in compiled code)."""
+    return float(struct.unpack("<d", struct.pack("<q", word))[0])
 
 
-@intrinsic
-def as_word(typingctx: Any, number: Any) -> Any:
-    """Read a float64's bits as an int64."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(types.int64))
-
-    return types.int64(types.float64), codegen
+def as_word(number: Any) -> int:
+    """Read a float64's bits as an int64 (one instruction in compiled code)."""
+    return int(struct.unpack("<q", struct.pack("<d", number))[0])
 
 
-@intrinsic
-def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
+def prefetch(array: Any, index: int) -> None:
     """Ask the CPU to fetch array[index] (flat, C order) into its caches; any index is harmless."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
-        word = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [address, word(0), word(3), word(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), codegen
 
 
 @jit
@@ -104,7 +79,7 @@ def ln1(x: float) -> float:
     )
 
 
-@jit
+@entry
 def _ln_into(x, out):
     for i in range(len(x)):
         out[i] = ln1(x[i])

@@ -16,7 +16,7 @@ A slot's `meta` is one cache line: offset, cap, head, length, newest, covers.
 from __future__ import annotations
 
 from lookback.windows.aggregates import beats
-from lookback.windows.cache import jit, jit_inline
+from lookback.windows.cache import entry, jit, jit_inline
 from lookback.windows.layout import (
     ENDS,
     L_BIT,
@@ -224,7 +224,7 @@ def horizon(meta, shape, slot):
     return newest - reach
 
 
-@jit
+@entry
 def export_rows(heap, meta, columns, slots, starts, flat):
     """Copy logs out, column-major, each at flat[starts[i]:starts[i + 1]]."""
     for i in range(len(slots)):
@@ -238,7 +238,7 @@ def export_rows(heap, meta, columns, slots, starts, flat):
                 flat[to + c * length + j] = heap[base + c * cap + j]
 
 
-@jit
+@entry
 def load_rows(heap, meta, ctl, columns, slots, flat, starts, first):
     """Copy logs in from log `first` on; return how many are done (fewer: the heap must grow)."""
     for i in range(first, len(slots)):
@@ -258,7 +258,7 @@ def load_rows(heap, meta, ctl, columns, slots, flat, starts, first):
     return len(slots)
 
 
-@jit
+@entry
 def free_regions(heap, meta, ctl, slots):
     """Give the regions of slots back and leave their logs empty."""
     for i in range(len(slots)):

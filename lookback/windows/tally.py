@@ -10,6 +10,8 @@ values: numbers by size, texts by their UTF-8 bytes.
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 
 from lookback.windows.cache import jit
@@ -30,7 +32,8 @@ from lookback.windows.layout import (
 from lookback.windows.numeric import as_float, as_word, ln1
 from lookback.windows.rows import C_RESERVE, takes_part
 
-LOG_TERMS = np.array([0.0, 0.0, *(c * ln1(float(c)) for c in range(2, 256))])  # the usual counts' c ln c
+_ln = inspect.unwrap(ln1)  # run by Python: the same bits, and nothing is compiled or loaded to import this
+LOG_TERMS = np.array([0.0, 0.0, *(c * _ln(float(c)) for c in range(2, 256))])  # the usual counts' c ln c
 
 
 @jit

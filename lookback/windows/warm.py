@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from lookback.windows.cache import CACHE_DIR
+from lookback.windows.cache import cache_dir
 from lookback.windows.log import ViewLog
 from lookback.windows.numeric import ln
 from lookback.windows.plan import Agg, Column, Feature, Kind, Result, Term, ViewPlan
@@ -38,7 +38,7 @@ def main() -> None:
     """Compile, and say where the code is kept."""
     start = time.perf_counter()
     warm()
-    print(f"kernels ready in {time.perf_counter() - start:.1f} s, kept in {CACHE_DIR}")
+    print(f"kernels ready in {time.perf_counter() - start:.1f} s, kept in {cache_dir()}")
 
 
 if __name__ == "__main__":
