@@ -17,7 +17,7 @@ kept changes no bit. A row that comes late drops the cells at and after it.
 from __future__ import annotations
 
 from lookback.windows.cache import jit, jit_inline
-from lookback.windows.hot import H_CHECKED, H_LIST, H_START, hot_give, hot_take, open_header
+from lookback.windows.hot import H_CHECKED, H_LIST, H_START, hot_give, hot_take
 from lookback.windows.layout import (
     G_BOUNDS,
     G_FIRST,
@@ -194,11 +194,15 @@ def close_cell(heap, hot, ctl, meta, shape, lanes, windows, acc, slot, level, be
 
 @jit
 def close_cells(heap, hot, ctl, meta, shape, lanes, windows, acc, slot):
-    """Keep the cells that rows since the last call have closed. O(1) a row, amortized."""
-    h = open_header(hot, ctl, meta, shape, lanes, slot)
-    if h < 0:
-        return
+    """Keep the cells that rows since the last call have closed. O(1) a row, amortized.
+
+    The first walk over a log takes its rows singly: most logs whose lanes all move are walked but once.
+    """
+    h = meta[slot, M_HOT]
     base_row = meta[slot, M_BASE]
+    if hot[h + H_CHECKED] < 0:
+        hot[h + H_CHECKED] = base_row
+        return
     base = meta[slot, M_OFFSET] + meta[slot, M_HEAD]
     length = meta[slot, M_LENGTH]
     r = max(hot[h + H_CHECKED] - base_row, 0)

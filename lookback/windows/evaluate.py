@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from lookback.windows.aggregates import finalize
 from lookback.windows.cache import entry, jit, jit_inline
-from lookback.windows.cells import close_cells, truncate_cells
+from lookback.windows.cells import truncate_cells
 from lookback.windows.counters import shift_states, trim_counters
-from lookback.windows.hot import H_COUNTER, HOT_ROWS, drop_header, reserve
+from lookback.windows.hot import H_COUNTER, HOT_ROWS, drop_header, open_header, reserve
 from lookback.windows.layout import (
     G_LANE,
     G_LANES,
@@ -75,7 +75,7 @@ def evaluate_one(
         acc[shape[S_STEPS] - 1] = -1  # the walk's steps are laid out when a lane first needs them
         for x in range(groups[g, G_LANE], groups[g, G_LANE] + groups[g, G_LANES]):
             scan_lane(
-                heap, base, cap, lanes[x], windows, at, acc, own, life, start, shape, blob, ends,
+                heap, base, cap, lanes, x, windows, at, acc, own, life, start, shape, blob, ends,
                 hot, hot_ctl, meta, slot, groups[g], group_bounds,
             )  # fmt: skip
 
@@ -161,7 +161,7 @@ def run(
             return i
         item = acc[waiting * stride :]
         if flag & EVALUATE and meta[slot, M_LENGTH] >= HOT_ROWS:
-            close_cells(heap, hot, hot_ctl, meta, shape, lanes, windows, item, slot)
+            open_header(hot, hot_ctl, meta, shape, lanes, slot)
         if flag & (INSERT | REQUEST):
             own = place_row(
                 heap, meta, hot, hot_ctl, shape, lanes, blob, ends, slot, t, positions[i], values, i

@@ -3,15 +3,15 @@
 Owns: the second arena and each long log's header in it. Refuses: anything that could change a result: all
 of it can be dropped at any time and is made again from the rows.
 
-    arena  := region* free reserve       a region has 2**class words; the reserve is scratch
+    arena  := region* free reserve       regions of classes as in `rows`, in words; the reserve is scratch
     header := checked start[4] (offset cap first count)[4] counter[counters] spare[counters]
               edge[bounds] moving*
 
 Rows are named by their *absolute* number here: index in the log plus the number of rows it ever dropped.
-checked: rows below it have been looked at for closed cells. start[l]: first row of the level-l cell of row
-checked - 1. The four words after it describe a level's list of cells (see `cells`). counter[c]: offset of a
-counter (see `counters`), -1 without one; spare[c]: the room it wants next time. edge[b]: where bound b last
-was. moving: states of lanes (see `moving`).
+checked: rows below it have been looked at for closed cells, -1 before the first walk. start[l]: first row of
+the level-l cell of row checked - 1. The four words after it describe a level's list of cells (see `cells`).
+counter[c]: offset of a counter (see `counters`), -1 without one; spare[c]: the room it wants next time.
+edge[b]: where bound b last was. moving: states of lanes (see `moving`).
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, check-untyped-defs=False
 # mypy: disallow-untyped-calls=False, disallow-untyped-decorators=False, no-warn-return-any
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from lookback.windows.cache import jit
 from lookback.windows.layout import HEADER_WORDS, L_MOVE, S_CELLS, S_COUNTERS, S_HEADER
-from lookback.windows.rows import C_FREE, C_NEED, C_RESERVE, C_TOP, M_BASE, M_HOT
+from lookback.windows.rows import C_NEED, C_RESERVE, C_TOP, M_BASE, M_HOT, class_of, give, take
 
 H_CHECKED, H_START, H_LIST, H_COUNTER = 0, 1, 5, HEADER_WORDS
 COUNTER_SIZE = 4  # where a counter keeps its own size in words
@@ -28,28 +28,9 @@ HOT_ROWS = 64  # logs below this many rows keep nothing
 
 
 @jit
-def word_class(words):
-    """Return the smallest c with 2**c >= words."""
-    c = 4
-    while (1 << c) < words:
-        c += 1
-    return c
-
-
-@jit
 def hot_take(hot, ctl, words):
     """Return the offset of a region of at least `words` words, or -1; then the arena must grow."""
-    c = word_class(words)
-    free = ctl[C_FREE + c]
-    if free >= 0:
-        ctl[C_FREE + c] = hot[free]
-        return free
-    top = ctl[C_TOP]
-    if top + (1 << c) > len(hot) - ctl[C_RESERVE]:
-        ctl[C_NEED] = max(ctl[C_NEED], ctl[C_RESERVE] + (1 << c))
-        return -1
-    ctl[C_TOP] = top + (1 << c)
-    return top
+    return take(hot, ctl, 1, class_of(words))
 
 
 @jit
@@ -65,24 +46,22 @@ def reserve(hot, ctl, words):
 @jit
 def hot_give(hot, ctl, offset, words):
     """Put a region of `words` words on its free list."""
-    c = word_class(words)
-    hot[offset] = ctl[C_FREE + c]
-    ctl[C_FREE + c] = offset
+    give(hot, ctl, 1, class_of(words), offset)
 
 
 @jit
 def open_header(hot, ctl, meta, shape, lanes, slot):
-    """Return a log's header, made when it has none yet; -1 without room."""
+    """Make sure that a log has a header, where there is room for one."""
     h = meta[slot, M_HOT]
     if h >= 0:
-        return h
+        return
     words = shape[S_HEADER]
     h = hot_take(hot, ctl, words)
     if h < 0:
-        return -1
+        return
     for x in range(words):
         hot[h + x] = 0
-    hot[h + H_CHECKED] = meta[slot, M_BASE]
+    hot[h + H_CHECKED] = -1
     for level in range(4):
         hot[h + H_START + level] = meta[slot, M_BASE]
     for c in range(shape[S_COUNTERS]):
@@ -91,7 +70,6 @@ def open_header(hot, ctl, meta, shape, lanes, slot):
         if lanes[x, L_MOVE] >= 0:
             hot[h + lanes[x, L_MOVE]] = -1
     meta[slot, M_HOT] = h
-    return h
 
 
 @jit

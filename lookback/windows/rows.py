@@ -7,7 +7,8 @@ Refuses: windows and aggregates' results.
     region := column[0] .. column[columns - 1]        each `cap` words
     column := gap(head) row[0] .. row[length - 1] free
 
-Rows are sorted by (time, position). Trimming moves `head`; a full region moves to one of twice its size.
+Rows are sorted by (time, position). Trimming moves `head`; a full region moves to one of the next class. Class
+c has (2 + c % 2) * 2**(c // 2) rows: 4, 6, 8, 12, 16, 24 …
 A slot's `meta` is one cache line: offset, cap, head, length, newest, covers.
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, check-untyped-defs=False
@@ -34,41 +35,69 @@ from lookback.windows.layout import (
 from lookback.windows.numeric import INT64_MIN, add_128, as_float, super_add
 
 M_OFFSET, M_CAP, M_HEAD, M_LENGTH, M_NEWEST, M_COVERS, M_HOT, M_BASE = range(8)
-# control words: end of the used part, words missing, words kept free at the end, free lists by class
-C_TOP, C_NEED, C_RESERVE, C_FREE = 0, 1, 2, 8
+# control words: end of the used part, words missing, words kept free at the end, words in free lists, those
+# lists by class
+C_TOP, C_NEED, C_RESERVE, C_SPARE, C_FREE = 0, 1, 2, 3, 8
 FIRST_CLASS = 2  # the smallest region holds 4 rows
 
 
 @jit
+def room_of(size_class):
+    """Return how many rows (in other arenas: words) a class has room for."""
+    return (2 + (size_class & 1)) << (size_class >> 1)
+
+
+@jit
+def class_of(rows):
+    """Return the smallest class with room for `rows` rows."""
+    size_class = FIRST_CLASS
+    while room_of(size_class) < rows:
+        size_class += 1
+    return size_class
+
+
+@jit
 def take(heap, ctl, columns, size_class):
-    """Return the offset of a free region of 2**size_class rows, or -1 (then ctl[C_NEED] says how much)."""
+    """Return the offset of a free region of a class, or -1 (then ctl[C_NEED] says how much)."""
     free = ctl[C_FREE + size_class]
+    words = columns * room_of(size_class)
     if free >= 0:
         ctl[C_FREE + size_class] = heap[free]
+        ctl[C_SPARE] -= words
         return free
-    words = columns << size_class
     top = ctl[C_TOP]
-    if top + words > len(heap):
-        ctl[C_NEED] = words
+    if top + words > len(heap) - ctl[C_RESERVE]:
+        ctl[C_NEED] = max(ctl[C_NEED], words + ctl[C_RESERVE])
         return -1
     ctl[C_TOP] = top + words
     return top
 
 
 @jit
-def give(heap, ctl, size_class, offset):
+def give(heap, ctl, columns, size_class, offset):
     """Put a region on its free list."""
     heap[offset] = ctl[C_FREE + size_class]
     ctl[C_FREE + size_class] = offset
+    ctl[C_SPARE] += columns * room_of(size_class)
 
 
-@jit
-def class_of(cap):
-    """Return log2 of a region's rows."""
-    size_class = 0
-    while (1 << size_class) < cap:
-        size_class += 1
-    return size_class
+@entry
+def pack(heap, meta, ctl, columns, slots, packed):
+    """Copy the regions of slots, which are all there are, to `packed`, one after another."""
+    top = 0
+    for x in range(len(slots)):
+        slot = slots[x]
+        cap = meta[slot, M_CAP]
+        base = meta[slot, M_OFFSET] + meta[slot, M_HEAD]
+        for c in range(columns):
+            for j in range(meta[slot, M_LENGTH]):
+                packed[top + c * cap + j] = heap[base + c * cap + j]
+        meta[slot, M_OFFSET] = top
+        meta[slot, M_HEAD] = 0
+        top += columns * cap
+    ctl[:C_FREE] = 0
+    ctl[C_FREE:] = -1
+    ctl[C_TOP] = top
 
 
 @jit_inline
@@ -87,19 +116,20 @@ def make_room(heap, meta, ctl, columns, slot, rows):
                 heap[base + j] = heap[base + head + j]
         meta[slot, M_HEAD] = 0
         return True
-    size_class = max(FIRST_CLASS, class_of(length + rows))
+    size_class = class_of(length + rows)
+    new_cap = room_of(size_class)
     new = take(heap, ctl, columns, size_class)
     if new < 0:
         return False
     for c in range(columns):
         source = offset + c * cap + head
-        target = new + (c << size_class)
+        target = new + c * new_cap
         for j in range(length):
             heap[target + j] = heap[source + j]
     if cap > 0:
-        give(heap, ctl, class_of(cap), offset)
+        give(heap, ctl, columns, class_of(cap), offset)
     meta[slot, M_OFFSET] = new
-    meta[slot, M_CAP] = 1 << size_class
+    meta[slot, M_CAP] = new_cap
     meta[slot, M_HEAD] = 0
     return True
 
@@ -259,12 +289,12 @@ def load_rows(heap, meta, ctl, columns, slots, flat, starts, first):
 
 
 @entry
-def free_regions(heap, meta, ctl, slots):
+def free_regions(heap, meta, ctl, columns, slots):
     """Give the regions of slots back and leave their logs empty."""
     for i in range(len(slots)):
         slot = slots[i]
         if meta[slot, M_CAP] > 0:
-            give(heap, ctl, class_of(meta[slot, M_CAP]), meta[slot, M_OFFSET])
+            give(heap, ctl, columns, class_of(meta[slot, M_CAP]), meta[slot, M_OFFSET])
         meta[slot, M_OFFSET:M_NEWEST] = 0
         meta[slot, M_NEWEST] = INT64_MIN
         meta[slot, M_COVERS] = INT64_MIN

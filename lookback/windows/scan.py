@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from lookback.windows.aggregates import beats
 from lookback.windows.cache import jit, jit_inline
-from lookback.windows.cells import plan_walk
+from lookback.windows.cells import close_cells, plan_walk
 from lookback.windows.counters import count_seen, count_values
 from lookback.windows.layout import (
     COUNTER,
@@ -224,10 +224,11 @@ def add_life(lane, acc, life, start):
 
 @jit_inline
 def scan_lane(
-    heap, base, cap, lane, windows, at, acc, own, life, start, shape, blob, ends,
+    heap, base, cap, lanes, x, windows, at, acc, own, life, start, shape, blob, ends,
     hot, ctl, meta, slot, group, group_bounds,
 ):  # fmt: skip
-    """Accumulate one lane over all its windows."""
+    """Accumulate lane x over all its windows."""
+    lane = lanes[x]
     family = lane[L_FAMILY]
     if family == PREVIOUS:
         scan_previous(heap, base, cap, lane, windows, at, acc, own)
@@ -254,6 +255,8 @@ def scan_lane(
         if not moves or not move_lane(heap, base, cap, base_row, lane, windows, at, acc, hot, h):
             p = shape[S_STEPS]
             if acc[p - 1] < 0:
+                if h >= 0:
+                    close_cells(heap, hot, ctl, meta, shape, lanes, windows, acc, slot)
                 acc[p - 1] = plan_walk(hot, meta, shape, group, group_bounds, acc, slot, p)
             walk_lane(heap, base, cap, base_row, lane, windows, acc, p, acc[p - 1], hot, -1, shape[S_LIMBS])
             if moves and (family == ROWS or family == SUM_INT):

@@ -25,7 +25,8 @@ def warm() -> None:
     log = ViewLog(plan)
     slots = log.new_slots(2)
     zeros = np.zeros(2, dtype=np.int64)
-    log.apply(slots, zeros, zeros, np.zeros((1, 2), dtype=np.int64))
+    many = np.zeros(60, dtype=np.int64)  # enough for the heap to be packed on the way
+    log.apply(many, many, many, many.reshape(1, -1))
     log.evaluate(slots, zeros)
     flat, starts, life, covers = log.export(slots)
     log.trim(slots, zeros)

@@ -184,6 +184,51 @@ def test_slots_are_empty_when_new_and_when_given_out_again() -> None:
     assert set(np.unique(empty.status)) == {Status.DEFAULT}
 
 
+def test_a_batch_done_log_by_log_equals_item_by_item() -> None:
+    rng = np.random.default_rng(8)
+    plan = make_plan([50, 5000], [0, 20])
+    n = 900
+    rows = sorted(random_rows(random.Random(8), n, 9000), key=lambda row: row[:2])
+    together, apart = ViewLog(plan), ViewLog(plan)
+    slots = rng.integers(0, 7, n)
+    for log in (together, apart):
+        log.new_slots(7)
+    time, position, values = to_arrays(together, rows)
+    to_arrays(apart, rows)
+    insert, wanted = rng.random(n) < 0.8, rng.random(n) < 0.9
+    got = together.apply_evaluate(slots, time, position, values, including=False, insert=insert, row=wanted)
+    for i in range(n):
+        one = slice(i, i + 1)
+        same(
+            Values(got.words[:, one], got.status[:, one]),
+            apart.apply_evaluate(
+                slots[one], time[one], position[one], values[:, one],
+                including=False, insert=insert[one], row=wanted[one],
+            ),
+        )  # fmt: skip
+
+
+def test_logs_that_grow_and_go_leave_little_memory_idle() -> None:
+    plan = make_plan([10**9], [0], (Agg.SUM,))
+    log = ViewLog(plan)
+    slots = log.new_slots(300)
+    rng = random.Random(4)
+    for part in range(20):
+        rows = random_rows(rng, 300 * 20, 5000)
+        time, position, values = to_arrays(log, rows)
+        log.apply(np.repeat(slots, 20), time, position, values)
+        if part == 9:  # a third comes back empty
+            log.free_slots(slots[::3])
+            slots[::3] = log.new_slots(100)
+    assert log.lengths(slots).tolist() == [200 if i % 3 == 0 else 400 for i in range(300)]
+    held = int(log.lengths(slots).sum()) * 8 * (2 + plan.width)
+    assert log.nbytes < 2 * held, (log.nbytes, held)
+    fresh = ViewLog(plan)
+    fresh.texts.intern(log.texts.get(np.arange(len(log.texts))))
+    fresh.load(fresh.new_slots(300), *log.export(slots))
+    same(log.evaluate_newest(slots), fresh.evaluate_newest(np.arange(300)))
+
+
 def test_trim_folds_drops_and_raises_covers() -> None:
     plan = make_plan([1000, None], [0], FOLDING)
     log, slot = one_log(plan)
