@@ -54,6 +54,7 @@ S_HEADER, S_BLOCK, S_STRIDE = 10, 11, 12
 
 BLOCK_ITEMS, BLOCK_WORDS = 32, 2048  # most evaluated items that wait for their results, and words they take
 
+WALK_NOTES = 8  # words before a walk's steps: how many there are, and where to look in the lists of cells
 STEPS = 4096  # most steps of a walk; a longer one takes rows singly
 MOVING_ROWS = 64  # rows a moving extreme remembers; one that needs more is walked
 SMALL = 128  # by-value lanes over at most so many rows count them anew, longer ones keep counters
@@ -253,7 +254,8 @@ def build_layout(plan: ViewPlan) -> Layout:
     shape[[S_BOUNDS, S_CELLS, S_COUNTERS]] = len(bounds), len(blocks), len(counters)
     shape[S_HEADER] = header
     shape[[S_BLOCK, S_STRIDE]] = block, stride
-    shape[[S_LIMBS, S_STEPS, S_TABLE]] = stride, stride + LIMBS, stride + LIMBS + 3 * STEPS
+    steps = stride + LIMBS + WALK_NOTES
+    shape[[S_LIMBS, S_STEPS, S_TABLE]] = stride, steps, steps + 3 * STEPS
     return Layout(
         shape=shape,
         bounds=np.array(bounds, dtype=np.int64),
@@ -265,7 +267,7 @@ def build_layout(plan: ViewPlan) -> Layout:
         # items that wait, then the last one's scratch; at its end that of a by-value count: places,
         # values, counts, a list. An item's scratch lies where later ones' accs will be.
         scratch_words=block * stride
-        + (LIMBS + 3 * STEPS + 4 * SMALL + int(lanes[:, L_WORDS].max(initial=0)) + 1),
+        + (LIMBS + WALK_NOTES + 3 * STEPS + 4 * SMALL + int(lanes[:, L_WORDS].max(initial=0)) + 1),
     )
 
 

@@ -135,6 +135,19 @@ def test_a_lifetime_window_folds_what_its_reach_lets_go() -> None:
     assert log.covers_from_ms(slot)[0] == last[0] - log.reach_ms
 
 
+def test_a_lifetime_sum_of_floats_leaves_the_lanes_after_it_alone() -> None:
+    features = [
+        make_feature(Agg.SUM, 2, 2, None, 0), make_feature(Agg.SUM, 2, 6, None, 0), make_feature(Agg.SUM, 2, 2, 500, 0),
+        make_feature(Agg.STDDEV, 2, 2, 900, 0), make_feature(Agg.COUNT, -1, 8, 900, 0),
+    ]  # fmt: skip
+    log, slot = one_log(ViewPlan(COLUMNS, 70, tuple(features)))
+    rows = sorted(random_rows(random.Random(9), 150, 3000), key=lambda row: row[:2])
+    time, position, values = to_arrays(log, rows)
+    got = log.apply_evaluate(slots_of(slot, 150), time, position, values, including=True)
+    for i, row in enumerate(rows):
+        check(log, got, i, rows[: i + 1], row[0], row[1], row, True)
+
+
 def both_ways(log: ViewLog, slot: I64) -> I64:
     copy = log.new_slots(1)
     log.load(copy, *log.export(slot))
