@@ -19,6 +19,7 @@ demo: setup ## run the main job on a million card payments, crash it, replay it,
 	@$(PYTHON) -m examples.card_fraud.demo --out "$(or $(OUT),demo-out)"
 
 test: setup ## run all tests (ARGS="tests/windows -k count" for some of them)
+	@if command -v java && command -v mvn; then tests/services/kafka.sh; fi >/dev/null
 	@$(PYTHON) -m pytest $(ARGS)
 
 lint: setup ## check style, formatting and types

@@ -8,17 +8,16 @@ The files are taken as they are when the archive is opened; what is appended lat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from connectors.archive_lines import DEFAULT_MAX_LINE_BYTES, LinesTopic
 from connectors.archive_parquet import ParquetTopic
 from connectors.archive_pieces import DEFAULT_CACHE_BYTES, Part, SplitCache, TopicPieces
-from connectors.batches import RawBatch
+from connectors.batches import PartitionInfo, RawBatch
 from connectors.decode_message import targets
 from lookback.errors import SourceError
 
@@ -30,30 +29,14 @@ DEFAULT_BYTES = 16 << 20
 SUFFIXES = (".parquet", ".jsonl")
 
 
-@dataclass(frozen=True)
-class PartitionInfo:
-    """One partition of a topic as the archive holds it; offsets in [first_offset, end_offset).
-
-    file_bytes: its share of the files' bytes, by rows. Broker times: least and greatest of the pieces that
-    hold the partition, None where the files have none.
-    """
-
-    topic: str
-    partition: int
-    first_offset: int
-    end_offset: int
-    rows: int
-    file_bytes: int
-    first_broker_time_ms: int | None
-    last_broker_time_ms: int | None
-
-
 class Archive:
     """The topics of some streams, read from files.
 
     Raises SourceError where the folder, a topic's files or their positions are not as they must be.
     Cost of opening: see `docs/archive.md`; footers for Parquet, one pass over JSON lines.
     """
+
+    has_threads: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -81,6 +64,11 @@ class Archive:
                 self._topics[topic] = ParquetTopic(topic, folder, files, wanted, cache)
             if not self._topics[topic].pieces:
                 raise SourceError(f"the files in {folder} hold no events; put the topic's events there.")
+
+    @property
+    def identity(self) -> str:
+        """Return the archive by its absolute path."""
+        return f"archive:{self.path.resolve()}"
 
     def partitions(self) -> list[PartitionInfo]:
         """Return all partitions, by topic and partition."""
@@ -117,6 +105,9 @@ class Archive:
                     return int(part.offset[found[0]])
         return mine[-1].spans[partition].last_offset + 1
 
+    def publish(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Do nothing: nobody watches how far an archive is read."""
+
 
 class PartitionReader:
     """Reads one partition's events in offset order, in batches."""
@@ -124,6 +115,7 @@ class PartitionReader:
     def __init__(self, pieces: TopicPieces, partition: int, next_offset: int | None) -> None:
         self.topic, self.partition = pieces.topic, partition
         self.next_offset = -1 if next_offset is None else next_offset
+        self.lost = 0
         self._parts = self._from(pieces, self.next_offset)
         self._part: tuple[Path, Part] | None = None
         self._at = 0
@@ -161,6 +153,12 @@ class PartitionReader:
         return RawBatch(
             self.topic, self.partition, part.offset, part.broker_time_ms, part.rows, part.bad, str(file)
         )
+
+    def publish(self, offset: int) -> None:
+        """Do nothing: nobody watches how far an archive is read."""
+
+    def close(self) -> None:
+        """Do nothing: no file is held open between batches."""
 
 
 def topic_files(path: Path, topic: str) -> tuple[Path, list[Path]]:

@@ -5,12 +5,36 @@ Owns: raw batches as read, and events that were refused. Refuses: reading, decod
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 import pyarrow as pa
 
 from lookback.events import I64, EventBatch
+
+NO_BROKER_TIME = 1 << 62  # of a message without one: no event is ahead of it
+
+
+@dataclass(frozen=True)
+class PartitionInfo:
+    """One partition of a topic as its source holds it; offsets in [first_offset, end_offset).
+
+    rows: events in it (Kafka: offsets, some of which may hold none). file_bytes: its share of an archive's bytes, by
+    rows. Broker times: an archive's least and greatest of the pieces that hold the partition, Kafka's of the first
+    event (where none is left: of where those that are gone end); None where there are none. topic_id: tells a topic
+    from one made again under its name; empty for files.
+    """
+
+    topic: str
+    partition: int
+    first_offset: int
+    end_offset: int
+    rows: int
+    file_bytes: int
+    first_broker_time_ms: int | None
+    last_broker_time_ms: int | None
+    topic_id: str = ""
 
 
 class Reason(str, Enum):
@@ -43,6 +67,7 @@ class DeadLetter:
     raw: bytes
     event_time_ms: int | None = None  # None where it could not be read
     broker_time_ms: int | None = None
+    key: bytes | None = None  # of its message, where the source has keys
 
 
 @dataclass(frozen=True)
@@ -53,6 +78,7 @@ class RawBatch:
     offset: int64[n], strictly increasing but for the rows of `bad`, which may repeat the one before.
     bad: rows that the source itself refuses (a line too long, a line without its position).
     file: where the rows come from, for messages; empty where the source has no files.
+    key_of: gives a row's message key by index; None where the source keeps none.
     """
 
     topic: str
@@ -62,6 +88,7 @@ class RawBatch:
     rows: pa.BinaryArray | pa.Table
     bad: tuple[BadInput, ...] = ()
     file: str = ""
+    key_of: Callable[[int], bytes | None] | None = None
 
     def __len__(self) -> int:
         return len(self.offset)

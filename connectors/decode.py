@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors import decode_typed
-from connectors.batches import BadInput, DeadLetter, DecodedBatch, RawBatch, Reason
+from connectors.batches import NO_BROKER_TIME, BadInput, DeadLetter, DecodedBatch, RawBatch, Reason
 from connectors.decode_json import JsonColumns
 from connectors.decode_message import BadMessage, MessageDecoder, Target, Value, show, targets
 from lookback.events import I64, EventBatch
@@ -181,7 +181,6 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
 
 def dead_letter(raw: RawBatch, bad: BadInput) -> DeadLetter:
     """Return the dead letter of one bad row of a batch."""
-    broker = None if raw.broker_time_ms is None else int(raw.broker_time_ms[bad.index])
     return DeadLetter(
         raw.topic,
         raw.partition,
@@ -189,8 +188,16 @@ def dead_letter(raw: RawBatch, bad: BadInput) -> DeadLetter:
         bad.reason,
         bad.detail,
         raw_bytes(raw, bad.index),
-        broker_time_ms=broker,
+        broker_time_ms=broker_time(raw, bad.index),
+        key=None if raw.key_of is None else raw.key_of(bad.index),
     )
+
+
+def broker_time(raw: RawBatch, index: int) -> int | None:
+    """Return one row's broker time; None where it has none."""
+    if raw.broker_time_ms is None or raw.broker_time_ms[index] == NO_BROKER_TIME:
+        return None
+    return int(raw.broker_time_ms[index])
 
 
 def raw_bytes(raw: RawBatch, index: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from connectors.archive import PartitionInfo
+from connectors.batches import PartitionInfo
 from dataflows.progress import instant
 from lookback.definition import Definition, Stream, View
 from lookback.errors import RefusedError
@@ -22,7 +22,7 @@ def beginning(
         return None
     streams: dict[str, Stream] = {s.topic: s for s in definition.streams.values()}
     ahead = max(streams[info.topic].max_ahead_ms for info in infos)
-    if any(info.first_broker_time_ms is None for info in infos):
+    if any(info.first_broker_time_ms is None for info in infos if info.rows):
         return None
     start = from_ms - reach - ahead
     for info in infos:

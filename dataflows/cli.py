@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,7 +36,14 @@ app = typer.Typer(
 Features = Annotated[
     Path, typer.Argument(metavar="FEATURES.yaml", help="The definition file.", show_default=False)
 ]
-Source = Annotated[str, typer.Option(help="Where events come from: archive:PATH.", show_default=False)]
+Source = Annotated[
+    str,
+    typer.Option(help="Where events come from: archive:PATH or kafka://HOST:PORT[,…].", show_default=False),
+]
+SourceSettings = Annotated[
+    Path | None,
+    typer.Option("--settings", help="YAML file of the Kafka client's settings.", show_default=False),
+]
 Store = Annotated[str, typer.Option(help="The online store: lmdb:PATH.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")]
@@ -126,11 +134,16 @@ def run(
     start: Annotated[
         str | None,
         typer.Option(
+            "--start",
             "--from",
-            help="Be exact from this instant on, where the state is new; reads from earlier.",
-            show_default=False,
+            help="Where the state is new: earliest, latest or an instant to be exact from; reads from earlier.",
+            show_default="earliest",
         ),
     ] = None,
+    settings: SourceSettings = None,
+    accept_loss: Annotated[
+        bool, typer.Option(help="Go on where a topic has lost events before they were counted.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Run the live job: keep the features of every event in the online store, exactly once.
@@ -142,10 +155,6 @@ def run(
 
     definition = load(features)
     epoch_ms = _epoch_ms(epoch)
-    if start is not None:
-        start_ms: int | None = _instant("--from", start)
-    else:
-        start_ms = None
     outcome = run_job(
         definition,
         LiveOptions(
@@ -156,7 +165,10 @@ def run(
             epoch_ms=epoch_ms,
             cache_bytes=_bytes(cache_bytes),
             dead_letters=dead_letters,
-            start_ms=start_ms,
+            start_ms=_start_ms(start),
+            until_end=until_end,
+            source_settings=settings,
+            accept_loss=accept_loss,
             quiet=quiet,
         ),
     )
@@ -204,6 +216,7 @@ def replay(
     workers: Workers = 1,
     cache_bytes: CacheBytes = "1GiB",
     overwrite: Annotated[bool, typer.Option(help="Replace a finished training output.")] = False,
+    settings: SourceSettings = None,
     quiet: Quiet = False,
 ) -> None:
     """Write training rows: each event with its features as of that moment, point-in-time correct."""
@@ -230,6 +243,7 @@ def replay(
         workers=workers,
         cache_bytes=_bytes(cache_bytes),
         overwrite=overwrite,
+        source_settings=settings,
         quiet=quiet,
     )
     done = run_replay(definition, options)
@@ -348,6 +362,13 @@ def _why_no_rows(counts: dict[str, int], labelled: bool) -> str:
         return "every event was refused as bad: `lookback run` lists them with their reasons as dead letters"
     what = "label" if labelled else "event"
     return f"no {what} lies in the time asked for: look at --from and --to, and at the unit of the event time"
+
+
+def _start_ms(text: str | None) -> int | None:
+    """Return the instant that a new state is to be exact from; None: from the source's beginning."""
+    if text in (None, "earliest"):
+        return None
+    return time.time_ns() // 1_000_000 if text == "latest" else _instant("--start", text or "")
 
 
 def _instant(option: str, text: str) -> int:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
-from connectors.archive import Archive
 from connectors.dead_letters import DeadLetterSink
 from connectors.online import OnlineSink
+from connectors.sources import open_source
 from connectors.training_sink import TrainingSink
 from dataflows.board import Board
 from dataflows.ingest import Ingest, Use
@@ -24,7 +25,7 @@ from dataflows.label_rows import LabelRows
 from dataflows.live import LiveShard, MemoryBudget
 from dataflows.replay import ReplayShard
 from dataflows.settings import Part, Settings
-from dataflows.source import DEAD, ArchiveSource
+from dataflows.source import DEAD, EventSource
 from dataflows.training_rows import Rows, rows_of
 from lookback.definition import Definition, View, load
 from lookback.errors import RefusedError
@@ -60,10 +61,16 @@ def specs(views: list[View]) -> list[ViewSpec]:
     return [ViewSpec(view.name, view.fingerprint, view.plan) for view in views]
 
 
-def _source(
-    settings: Settings, definition: Definition, views: list[View], rows: Rows | None
-) -> ArchiveSource:
-    archive = Archive(settings.source.removeprefix("archive:"), definition.streams.values())
+def _source(settings: Settings, definition: Definition, views: list[View], rows: Rows | None) -> EventSource:
+    source = open_source(
+        settings.source,
+        definition.streams.values(),
+        settings=None if settings.source_settings is None else Path(settings.source_settings),
+        group=settings.group,
+        ends={(part.topic, part.partition): part.end for part in settings.parts if part.end is not None},
+        accept_loss=settings.accept_loss,
+        readers=-(-len(settings.parts) // settings.workers),
+    )
 
     def make(part: Part, state: dict[str, Any] | None) -> Ingest:
         stream = definition.streams[part.stream]
@@ -79,7 +86,7 @@ def _source(
         return settings.to_ms + definition.streams[part.stream].lateness_ms
 
     labels = rows.batches if isinstance(rows, LabelRows) else None
-    return ArchiveSource(settings, archive, make, stop_ms, labels, part_class())
+    return EventSource(settings, source, make, stop_ms, labels, part_class())
 
 
 def _live(settings: Settings, views: list[View], worker: int, items: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from connectors.batches import DeadLetter, RawBatch, Reason
-from connectors.decode import Decoder, raw_bytes
+from connectors.decode import Decoder, broker_time, raw_bytes
 from dataflows.board import NEVER
 from dataflows.route import Chunk, Judge, positions, split
 from lookback.definition import Stream, View
@@ -138,7 +138,6 @@ class Ingest:
     def _letter(
         self, events: EventBatch, i: int, raw: RawBatch, in_raw: int, reason: Reason, bound: str
     ) -> DeadLetter:
-        broker = events.broker_time_ms
         return DeadLetter(
             events.topic,
             events.partition,
@@ -147,7 +146,8 @@ class Ingest:
             bound,
             raw_bytes(raw, in_raw),
             int(events.event_time_ms[i]),
-            None if broker is None else int(broker[i]),
+            broker_time(raw, in_raw),
+            None if raw.key_of is None else raw.key_of(in_raw),
         )
 
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from connectors.archive import Archive, PartitionInfo
+from connectors.batches import PartitionInfo
+from connectors.sources import KAFKA, Source, absolute, open_source
 from dataflows.beginning import beginning
 from dataflows.board import Board
 from dataflows.disk import DiskWatch
 from dataflows.processes import run_workers
 from dataflows.progress import Progress
 from dataflows.settings import Part, Settings
-from dataflows.state_folder import StateFolder
+from dataflows.state_folder import StateFolder, source_places
 from lookback.definition import Definition
-from lookback.errors import UsageError
+from lookback.errors import SourceError, UsageError
 from lookback.stores.base import open_store
 from state import faults
 
-SCHEME = "archive:"
+if TYPE_CHECKING:
+    from dataflows.topic_watch import TopicWatch
 
 
 @dataclass(frozen=True)
@@ -30,17 +35,13 @@ class Outcome:
     counts: dict[str, int]
 
 
-def archive_of(source: str, definition: Definition) -> Archive:
-    """Open the archive that a source URI names."""
-    if not source.startswith(SCHEME) or source == SCHEME:
-        raise UsageError(f"{source!r} is no source this release reads: write archive:PATH")
-    return Archive(source.removeprefix(SCHEME), definition.streams.values())
+def parts_of(definition: Definition, found: list[PartitionInfo], *, to_end: bool) -> tuple[Part, ...]:
+    """Return the source partitions of all streams, streams of one topic each with their own.
 
-
-def parts_of(definition: Definition, found: list[PartitionInfo]) -> tuple[Part, ...]:
-    """Return the source partitions of all streams, streams of one topic each with their own."""
+    to_end: each ends where its topic ends now; else it goes on for ever where its source does.
+    """
     return tuple(
-        Part(stream.name, info.topic, info.partition)
+        Part(stream.name, info.topic, info.partition, info.topic_id, info.end_offset if to_end else None)
         for stream in definition.streams.values()
         for info in found
         if info.topic == stream.topic
@@ -49,7 +50,7 @@ def parts_of(definition: Definition, found: list[PartitionInfo]) -> tuple[Part, 
 
 @dataclass(frozen=True)
 class LiveOptions:
-    """What `lookback run` was asked."""
+    """What `lookback run` was asked. start_ms: where a new state begins to be exact; None: at the beginning."""
 
     source: str
     store: str
@@ -59,17 +60,22 @@ class LiveOptions:
     cache_bytes: int = 256 << 20
     dead_letters: Path | None = None
     start_ms: int | None = None
+    until_end: bool = False
+    source_settings: Path | None = None
+    accept_loss: bool = False
     quiet: bool = False
 
 
 def run(definition: Definition, options: LiveOptions) -> Outcome:
-    """Run the live job to the end of the archive, or until it is stopped."""
-    archive = archive_of(options.source, definition)
-    found = archive.partitions()
-    parts = parts_of(definition, found)
+    """Run the live job to the end of its source, or until it is stopped."""
     _one_stream_a_topic(definition)
-    source = SCHEME + str(Path(options.source.removeprefix(SCHEME)).resolve())
-    folder = StateFolder(options.state, definition, source, [part.id for part in parts])
+    group = f"lookback.{Path(definition.path).stem}"
+    source = open_source(
+        options.source, definition.streams.values(), settings=options.source_settings, group=group
+    )
+    found = source.partitions()
+    parts = parts_of(definition, found, to_end=options.until_end)
+    folder = StateFolder(options.state, definition, source.identity, [part.id for part in parts])
     try:
         store = open_store(options.store, write=True)
         generation = store.claim(str(options.state))
@@ -78,7 +84,7 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
         settings = Settings(
             definition=str(Path(definition.path).resolve()),
             fingerprint=definition.fingerprint,
-            source=source,
+            source=absolute(options.source),
             parts=parts,
             work=str(options.state),
             shards=folder.shards,
@@ -91,18 +97,64 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
             start_ms=None
             if options.start_ms is None
             else beginning(definition, list(definition.views.values()), found, options.start_ms),
+            source_settings=None
+            if options.source_settings is None
+            else str(options.source_settings.resolve()),
+            group=group,
+            accept_loss=options.accept_loss,
             store=options.store,
             generation=generation,
         )
-        board = Board.reset(settings.folder / "board", len(parts))
-        total = sum(info.rows for info in found)
-        with Progress("run", board, total, quiet=options.quiet) as progress:
-            watch = DiskWatch(board, folder.path)
-            stopped = run_workers(settings, progress.tick, watch.tick)
-            counts = progress.totals()
+        while True:
+            outcome, grown = _until_end_or_growth(settings, source, found, folder.path, options)
+            if not grown:
+                _publish(source, folder.path, settings.parts)
+                return outcome
+            found = source.partitions()
+            settings = replace(settings, parts=parts_of(definition, found, to_end=options.until_end))
+            folder.grow(source.identity, [part.id for part in settings.parts])
     finally:
         folder.close()
-    return Outcome(stopped, counts["rows"] - counts["first"], counts)
+
+
+def _until_end_or_growth(
+    settings: Settings, source: Source, found: list[PartitionInfo], folder: Path, options: LiveOptions
+) -> tuple[Outcome, bool]:
+    """Run the workers; return how it went, and whether they were drained for partitions that are new."""
+    board = Board.reset(settings.folder / "board", len(settings.parts))
+    endless = options.source.startswith(KAFKA) and not options.until_end
+    watch = _watch(source, settings, board)
+
+    def grown() -> bool:
+        return endless and watch is not None and watch.grown
+
+    total = 0 if endless else sum(info.rows for info in found)
+    with Progress("run", board, total, quiet=options.quiet) as progress:
+        ticks = [progress.tick, DiskWatch(board, folder).tick, *([] if watch is None else [watch.tick])]
+        stopped = run_workers(settings, *ticks, until=grown)
+        counts = progress.totals()
+    return Outcome(stopped, counts["rows"] - counts["first"], counts), grown() and not stopped
+
+
+def _watch(source: Source, settings: Settings, board: Board) -> TopicWatch | None:
+    """Return what looks after topics that are not in files."""
+    if not settings.source.startswith(KAFKA):
+        return None
+    from connectors.kafka import KafkaSource
+    from dataflows.topic_watch import TopicWatch
+
+    assert isinstance(source, KafkaSource)
+    return TopicWatch(source, settings.parts, board)
+
+
+def _publish(source: Source, state: Path, parts: Sequence[Part]) -> None:
+    """Publish where the last epoch ended, which no worker lived to do; nothing depends on it."""
+    places = source_places(state)
+    offsets = {(part.topic, part.partition): places[part.id]["offset"] for part in parts if part.id in places}
+    try:
+        source.publish(offsets)
+    except SourceError as error:
+        print(f"{error}; the events are counted all the same", file=sys.stderr)
 
 
 def _one_stream_a_topic(definition: Definition) -> None:

@@ -100,21 +100,28 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def run_workers(
-    settings: Settings, *ticks: Callable[[], None], in_fork: Callable[[], None] | None = None
+    settings: Settings,
+    *ticks: Callable[[], None],
+    in_fork: Callable[[], None] | None = None,
+    until: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Run the job's workers to their end, calling `ticks` now and then; return whether a person stopped it.
 
-    in_fork: workers may be forks of this process, and call this first (to let go of what the parent holds).
+    until: the workers are drained once this is true; that is no person's stop. in_fork: workers may be forks of this
+    process, and call this first (to let go of what the parent holds).
 
     Raises WorkerFailed, or RefusedError where a worker refused to go on.
     """
     settings = replace(settings, addresses=_free_addresses(settings.workers))
-    stopped = False
+    stopped = drained = False
     workers: list[Worker] = []
 
     def stop() -> None:
         nonlocal stopped
         stopped = True
+        drain()
+
+    def drain() -> None:
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGTERM)
@@ -129,7 +136,14 @@ def run_workers(
                     break
                 for tick in ticks:
                     tick()
+                if not drained and until():
+                    drained = True
+                    drain()
                 time.sleep(POLL_SECONDS)
+        except LookbackError:  # a tick refuses to let them go on: nothing more is to be committed
+            for worker in workers:
+                worker.kill()
+            raise
         finally:
             put_down = _end(workers)
     # Those put down here failed in nothing.

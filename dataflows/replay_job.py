@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from connectors.archive import Archive
+from connectors.batches import PartitionInfo
+from connectors.sources import Source, absolute, open_source
 from connectors.training import OutputFolder
 from connectors.training_sink import written
 from dataflows import board as b
@@ -14,7 +15,7 @@ from dataflows.beginning import beginning
 from dataflows.board import Board
 from dataflows.label_rows import labelled_views
 from dataflows.labels import LABELS, TIME, read_labels
-from dataflows.live_job import SCHEME, archive_of, parts_of
+from dataflows.live_job import parts_of
 from dataflows.placement import shard_keys
 from dataflows.processes import run_workers
 from dataflows.progress import Progress
@@ -39,6 +40,7 @@ class ReplayOptions:
     cache_bytes: int = 1 << 30
     labels: Path | None = None
     overwrite: bool = False
+    source_settings: Path | None = None
     quiet: bool = False
 
 
@@ -53,7 +55,7 @@ class Replayed:
 
 def replay(definition: Definition, options: ReplayOptions) -> Replayed:
     """Write the training rows of [from, to). Raises LookbackError where a person stopped it."""
-    archive = archive_of(options.source, definition)
+    source = open_source(options.source, definition.streams.values(), settings=options.source_settings)
     if options.labels is not None:
         names = [name for name in read_labels(options.labels).column_names if name != TIME]
         stream_name = ""
@@ -63,8 +65,8 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
         stream_name = row_stream(definition, options.stream).name
         views, left_out = joined_views(definition, definition.streams[stream_name])
         needed = {view.stream.name for view in views} | {stream_name}
-    found = archive.partitions()
-    parts = tuple(part for part in parts_of(definition, found) if part.stream in needed)
+    found = source.partitions()
+    parts = tuple(part for part in parts_of(definition, found, to_end=True) if part.stream in needed)
     infos = [info for info in found if info.topic in {part.topic for part in parts}]
     start_ms = beginning(definition, views, infos, options.from_ms) if views else None
     folder = OutputFolder.prepare(options.out, overwrite=options.overwrite)
@@ -72,7 +74,8 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
     settings = Settings(
         definition=str(Path(definition.path).resolve()),
         fingerprint=definition.fingerprint,
-        source=SCHEME + str(Path(options.source.removeprefix(SCHEME)).resolve()),
+        source=absolute(options.source),
+        source_settings=None if options.source_settings is None else str(options.source_settings.resolve()),
         parts=parts if options.labels is None else (*parts, LABELS),
         labels=None if options.labels is None else str(options.labels.resolve()),
         work=str(work),
@@ -91,7 +94,8 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
     board = Board.reset(work / "board", len(settings.parts))
     try:
         with Progress("replay", board, sum(info.rows for info in infos), quiet=options.quiet) as progress:
-            stopped = run_workers(settings, progress.tick, in_fork=folder.release)
+            in_fork = None if source.has_threads else folder.release
+            stopped = run_workers(settings, progress.tick, in_fork=in_fork)
         files = written(work)
         if stopped or files is None:
             raise LookbackError("the replay was stopped before its end: run it again, it begins anew")
@@ -104,7 +108,7 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
             as_of="including" if options.including else "before",
             clock="event",
             created_by=f"lookback {version('lookback')}",
-            offsets=_offsets(board, settings, archive, start_ms),
+            offsets=_offsets(board, settings, source, found, start_ms),
             final_until_ms=_final_until(definition, board, settings),
         )
         manifest = folder.finish(manifest, [files])
@@ -114,16 +118,16 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
 
 
 def _offsets(
-    board: Board, settings: Settings, archive: Archive, start_ms: int | None
+    board: Board, settings: Settings, source: Source, found: list[PartitionInfo], start_ms: int | None
 ) -> list[CoveredOffsets]:
-    first = {(info.topic, info.partition): info.first_offset for info in archive.partitions()}
+    first = {(info.topic, info.partition): info.first_offset for info in found}
     covered = []
     for i, part in enumerate(settings.parts):
         if part == LABELS:
             continue
         begin = first[part.topic, part.partition]
         if start_ms is not None:
-            begin = archive.start_offset(part.topic, part.partition, start_ms)
+            begin = source.start_offset(part.topic, part.partition, start_ms)
         covered.append(
             CoveredOffsets(part.topic, part.partition, begin, max(begin, int(board.rows[i, b.OFFSET])))
         )

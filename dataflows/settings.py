@@ -11,15 +11,26 @@ SHARDS = 32
 
 @dataclass(frozen=True)
 class Part:
-    """One source partition: a stream's topic and partition."""
+    """One source partition: a stream's topic and partition.
+
+    topic_id: of the topic, where the source has such ids. end: the offset where reading ends; None where the source
+    has an end of its own, or the job runs for ever.
+    """
 
     stream: str
     topic: str
     partition: int
+    topic_id: str = ""
+    end: int | None = None
 
     @property
     def id(self) -> str:
-        """Name of the partition in offsets, marks and Bytewax's recovery store."""
+        """Name of the partition in offsets, marks and Bytewax's recovery store: never that of another topic's."""
+        return f"{self.topic}@{self.topic_id}/{self.partition}" if self.topic_id else self.name
+
+    @property
+    def name(self) -> str:
+        """Name of the partition for a person."""
         return f"{self.topic}/{self.partition}"
 
 
@@ -45,6 +56,9 @@ class Settings:
     dead_letters: str | None = None
     job: str = ""  # the state's id: tells a restart before the first epoch from another job
     start_ms: int | None = None  # read from this broker time on
+    source_settings: str | None = None  # the file of the source's client settings
+    group: str = "lookback"  # the consumer group that durable offsets are published to
+    accept_loss: bool = False  # go on behind events that are gone
     # live
     store: str | None = None
     generation: int = 0

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import pickle
-import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from rich.text import Text
 from connectors.batches import Reason
 from connectors.dead_letters import count_dead_letters, read_dead_letters
 from dataflows.progress import instant
+from dataflows.state_folder import part_name, source_places
 from lookback.errors import UsageError
 from lookback.reading import Reading, plain
 from state.shard import read_commit
@@ -110,23 +108,11 @@ def _running(state: Path) -> bool:
 
 
 def _partitions(state: Path) -> dict[str, Any]:
-    """Return each source partition's place as of the last durable epoch, from the recovery store."""
-    found: dict[str, Any] = {}
-    for file in (state / "recovery").glob("part-*.sqlite3"):
-        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
-            rows = db.execute(
-                "SELECT state_key, ser_change, MAX(snap_epoch) FROM snaps "
-                "WHERE step_id LIKE '%source%' GROUP BY state_key"
-            ).fetchall()
-        for key, change, _ in rows:
-            if change is not None:
-                # Written by this program's own sources; Bytewax keeps states pickled.
-                place = pickle.loads(change)
-                found[key] = {
-                    "offset": place["offset"],
-                    "watermark_ms": place["watermark"],
-                    **place["counts"],
-                }
+    """Return each source partition's place as of the last durable epoch."""
+    found = {
+        part_name(part): {"offset": place["offset"], "watermark_ms": place["watermark"], **place["counts"]}
+        for part, place in source_places(state).items()
+    }
     return dict(sorted(found.items()))
 
 

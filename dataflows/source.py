@@ -1,4 +1,4 @@
-"""The Bytewax source: one partition each of the archive's topics, stopping at its byte budget for an epoch.
+"""The Bytewax source: one partition each of a source's topics, stopping at its byte budget for an epoch.
 
 Emits `("dead", letters)` and `(shard key, Item)`. At a partition's fixed end each shard gets the watermark END once,
 again after each restart, never on a drain.
@@ -15,9 +15,9 @@ from typing import Any
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from connectors.archive import Archive, PartitionReader
 from connectors.batches import DeadLetter
 from connectors.dead_letters import part_name
+from connectors.sources import Reader, Source
 from dataflows import board as b
 from dataflows.board import Board
 from dataflows.ingest import Ingest
@@ -26,6 +26,7 @@ from dataflows.route import Chunk, Item
 from dataflows.settings import Part, Settings
 
 AHEAD_ROWS = 500_000  # how many rows a replay's partition may be ahead of the slowest one
+IDLE_SECONDS = (0.002, 0.01)  # between looks at a partition that has nothing new: at first, at most
 DEAD = "dead:"
 
 Payload = Item | list[DeadLetter]
@@ -59,7 +60,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         row: int,
         settings: Settings,
         ingest: Ingest,
-        reader: PartitionReader,
+        reader: Reader,
         board: Board,
         stop_ms: int | None,
     ) -> None:
@@ -75,6 +76,9 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         self._started = False
         self._ended = False
         self._awake: datetime | None = None
+        self._idle_seconds = IDLE_SECONDS[0]
+        self._published = -1
+        self._committing: int | None = None  # the offset of the epoch that is being committed
         self._rows_sent: deque[tuple[int, int]] = deque()  # (watermark, rows so far) of batches ahead
 
     def next_batch(self) -> Iterable[tuple[str, Payload]]:
@@ -82,15 +86,26 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         self._awake = None
         if _draining or self._ended:
             raise StopIteration
+        if self._committing is not None:
+            # Bytewax asks for nothing of an epoch before the last one is durable on all workers.
+            self._reader.publish(self._committing)
+            self._committing = None
         if self._started and (self._left <= 0 or self._pressed() or (self._replay and self._far_ahead())):
-            self._awake = datetime.now(UTC) + timedelta(milliseconds=2)
+            self._wait(IDLE_SECONDS[0])
             return []
         out: list[tuple[str, Payload]] = []
         chunks: list[list[Chunk]] = [[] for _ in range(self._settings.shards)]
         raw = None if self._past_stop() else self._reader.read(self._settings.batch_rows, max(self._left, 1))
         if raw is None:
             self._ended = True
+        elif not len(raw):
+            self._wait(self._idle_seconds)
+            self._idle_seconds = min(2 * self._idle_seconds, IDLE_SECONDS[1])
+            if self._started:
+                self._row[b.OFFSET] = self._reader.next_offset
+                return []
         else:
+            self._idle_seconds = IDLE_SECONDS[0]
             self._left -= raw.nbytes
             chunks, dead = self._ingest.take(raw)
             if dead:
@@ -109,6 +124,9 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         for shard, (key, mine) in enumerate(zip(self._settings.shard_keys, chunks, strict=True)):
             if mine or everyone:
                 yield key, Item(shard, self._part.id, mark, mine)
+
+    def _wait(self, seconds: float) -> None:
+        self._awake = datetime.now(UTC) + timedelta(seconds=seconds)
 
     def _past_stop(self) -> bool:
         return self._stop_ms is not None and self._ingest.judge.watermark_ms > self._stop_ms
@@ -130,6 +148,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         (row[b.ROWS], row[b.BYTES], row[b.BAD], row[b.LATE], row[b.AHEAD], row[b.NO_KEY]) = astuple(counts)
         row[b.EVENT_TIME] = judge.watermark_ms
         row[b.OFFSET] = self._reader.next_offset
+        row[b.LOST] = self._reader.lost
         row[b.DONE] = int(self._ended)
         row[b.WATERMARK] = b.END if self._ended else judge.watermark_ms
         if self._replay:
@@ -142,10 +161,14 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
     def snapshot(self) -> dict[str, Any]:
         """Return the partition's place; a new epoch begins, with a new budget."""
         self._left = self._settings.epoch_bytes
-        return {**self._ingest.state(), "offset": self._reader.next_offset}
+        offset = self._reader.next_offset
+        if offset != self._published and not self._replay:
+            self._committing = self._published = offset
+        return {**self._ingest.state(), "offset": offset}
 
     def close(self) -> None:
-        """Nothing is held open between batches."""
+        """Close the reader."""
+        self._reader.close()
 
 
 class LabelPart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | None]):
@@ -196,20 +219,20 @@ class LabelPart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | No
 MakeIngest = Callable[[Part, dict[str, Any] | None], Ingest]
 
 
-class ArchiveSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] | None]):
-    """All partitions of a job's archive."""
+class EventSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] | None]):
+    """All partitions of a job's source."""
 
     def __init__(
         self,
         settings: Settings,
-        archive: Archive,
+        source: Source,
         make: MakeIngest,
         stop_ms: Callable[[Part], int | None],
         labels: Callable[[], Iterator[LabelBatch]] | None = None,
         part_class: type[SourcePart] = SourcePart,
     ) -> None:
         self._settings = settings
-        self._archive = archive
+        self._source = source
         self._make = make
         self._stop_ms = stop_ms
         self._labels = labels
@@ -234,8 +257,8 @@ class ArchiveSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] |
         if resume_state is not None:
             offset = resume_state["offset"]
         elif self._settings.start_ms is not None:
-            offset = self._archive.start_offset(part.topic, part.partition, self._settings.start_ms)
-        reader = self._archive.open(part.topic, part.partition, offset)
+            offset = self._source.start_offset(part.topic, part.partition, self._settings.start_ms)
+        reader = self._source.open(part.topic, part.partition, offset)
         ingest = self._make(part, resume_state)
         # Where this run begins, for progress: rows that earlier runs had read.
         self._board.rows[index, (b.ROWS, b.FIRST)] = ingest.counts.rows

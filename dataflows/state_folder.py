@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import pickle
 import shutil
 import sqlite3
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from bytewax.recovery import init_db_dir
 
@@ -130,10 +131,16 @@ class StateFolder:
                 "give the source that it was started on, or name a fresh --state"
             )
         lost = sorted(known - set(parts))
+        again = sorted(part for part in lost if _topic(part) in {_topic(now) for now in set(parts) - known})
+        if again:
+            raise RefusedError(
+                f"the topic {_topic(again[0])} was deleted and made again: the state {self.path} counts the events of "
+                "the old one, whose offsets mean nothing in the new; name a fresh --state and a fresh --store"
+            )
         if lost:
             raise RefusedError(
                 f"{source} has no partition {lost[0]} any more, whose events the state {self.path} counts: "
-                "put its files back, or name a fresh --state"
+                "put its events back, or name a fresh --state"
             )
         missing = [i for i in range(shards) if not (self.path / f"shard-{i:02d}" / "CURRENT").exists()]
         if missing:
@@ -179,9 +186,39 @@ class StateFolder:
                     "or name a fresh --state"
                 )
 
+    def grow(self, source: str, parts: Sequence[str]) -> None:
+        """Take further partitions in, which begin with the next start of the workers."""
+        self._write(source, parts)
+
     def close(self) -> None:
         """Let another job have the folder."""
         self._lock.close()
+
+
+def source_places(state: Path) -> dict[str, dict[str, Any]]:
+    """Return what each source partition stored with the last durable epoch, by its id (`SourcePart.snapshot`)."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in (state / "recovery").glob("part-*.sqlite3"):
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
+            rows = db.execute(
+                "SELECT state_key, ser_change, MAX(snap_epoch) FROM snaps "
+                "WHERE step_id LIKE '%source%' GROUP BY state_key"
+            ).fetchall()
+        for key, change, _ in rows:
+            if change is not None:
+                # Written by this program's own sources; Bytewax keeps states pickled.
+                found[key] = pickle.loads(change)
+    return found
+
+
+def part_name(part: str) -> str:
+    """Return a partition's id as a person reads it, without the topic's own id."""
+    return f"{_topic(part)}/{part.rpartition('/')[2]}"
+
+
+def _topic(part: str) -> str:
+    """Return the topic's name in a partition's id."""
+    return part.rpartition("/")[0].partition("@")[0]
 
 
 def state_views(path: Path) -> tuple[int, Sequence[str]]:

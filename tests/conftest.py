@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.services.kafka import Broker, jars, skip_reason
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = int(os.environ.get("LOOKBACK_SEED", "20240101"))
@@ -59,3 +61,19 @@ def pytest_runtest_makereport(
     if report.failed:
         report.sections.append(("seed", f"LOOKBACK_SEED={SEED}"))
     return report
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """Return the session's Kafka broker; skips where none is to be had. A test makes topics of its own."""
+    reason = skip_reason()
+    if reason is not None:
+        pytest.skip(reason)
+    libs = jars()
+    assert libs is not None
+    broker = Broker(tmp_path_factory.mktemp("kafka") / "broker", libs)
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.stop()

@@ -16,11 +16,14 @@ import pyarrow as pa
 from bytewax.inputs import FixedPartitionedSource
 
 from connectors.archive import Archive
+from connectors.sources import open_source
 from dataflows.board import Board
+from dataflows.live_job import parts_of
 from dataflows.settings import Part, Settings
-from dataflows.source import ArchiveSource, MakeIngest
+from dataflows.source import EventSource, MakeIngest
 from lookback.definition import Definition
 from tests.connectors.build import write_parquet
+from tests.services.kafka import Broker, Sent
 
 TOPIC = "tx"
 
@@ -42,6 +45,7 @@ class Message:
 class SourceKind(ABC):
     """One kind of source, in a folder of its own; the topic is `TOPIC`."""
 
+    needs: ClassVar[tuple[str, ...]] = ()  # fixtures that it is made with
     any_bytes: ClassVar[bool] = True  # a message may be bytes that are no event
     silence_s: ClassVar[float] = 0.0  # for how long nothing may come though there is more
 
@@ -106,7 +110,7 @@ class _Files(SourceKind):
         self, definition: Definition, settings: Settings, make: MakeIngest
     ) -> FixedPartitionedSource[Any, Any]:
         archive = Archive(settings.source.removeprefix("archive:"), definition.streams.values())
-        return ArchiveSource(settings, archive, make, lambda _: None)
+        return EventSource(settings, archive, make, lambda _: None)
 
 
 class JsonLines(_Files):
@@ -149,4 +153,42 @@ class TypedParquet(_Files):
         write_parquet(path, pa.table(columns), row_group_size=40)
 
 
-KINDS: tuple[type[SourceKind], ...] = (JsonLines, RawParquet, TypedParquet)
+class Kafka(SourceKind):
+    """A topic of a real broker, in each test a new one."""
+
+    needs = ("kafka",)
+    silence_s = 3.0
+
+    def __init__(self, folder: Path, broker: Broker) -> None:
+        super().__init__(folder)
+        self._broker = broker
+        self._uri = f"kafka://{broker.address}"
+        self._made = False
+
+    def publish(self, partitions: Sequence[Sequence[Message]]) -> None:
+        if not self._made:
+            self._broker.create(TOPIC, len(partitions))
+            self._made = True
+        sent = [[Sent(message.encoded(), message.broker_time_ms) for message in one] for one in partitions]
+        self._broker.produce(TOPIC, dict(enumerate(sent)))
+
+    def settings(self, definition: Definition, work: Path, **more: Any) -> Settings:
+        found = open_source(self._uri, definition.streams.values()).partitions()
+        parts = parts_of(definition, found, to_end=True)
+        Board.reset(work / "board", len(parts))
+        base: dict[str, Any] = {"definition": "", "fingerprint": "", "source": self._uri, "work": str(work)}
+        return Settings(**base, parts=parts, **more)
+
+    def open(
+        self, definition: Definition, settings: Settings, make: MakeIngest
+    ) -> FixedPartitionedSource[Any, Any]:
+        ends = {(part.topic, part.partition): part.end for part in settings.parts if part.end is not None}
+        source = open_source(self._uri, definition.streams.values(), ends=ends)
+        return EventSource(settings, source, make, lambda _: None)
+
+    def close(self) -> None:
+        if self._made:
+            self._broker.delete(TOPIC)
+
+
+KINDS: tuple[type[SourceKind], ...] = (JsonLines, RawParquet, TypedParquet, Kafka)

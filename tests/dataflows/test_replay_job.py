@@ -167,7 +167,7 @@ def test_a_partition_far_ahead_waits_for_the_slow_one(definition: Definition, tm
     ("option", "value", "message"),
     [
         ("stream", "nothing", "there is no stream"),
-        ("source", "kafka://localhost:9092", "archive:PATH"),
+        ("source", "files:/somewhere", "archive:PATH"),
         ("source", "archive:/nowhere", "no archive folder"),
     ],
 )

@@ -14,7 +14,7 @@ from dataflows.board import Board
 from dataflows.ingest import Ingest, Use
 from dataflows.route import Item
 from dataflows.settings import Part, Settings
-from dataflows.source import DEAD, ArchiveSource, SourcePart
+from dataflows.source import DEAD, EventSource, SourcePart
 from lookback.definition import loads
 from tests.parity.events import write_lines
 
@@ -49,7 +49,7 @@ def open_part(
         return Ingest(DEFINITION.streams["tx"], "tx", [Use(0, view, view.encode)], 2, None, state)
 
     archive = Archive(path / "archive", DEFINITION.streams.values())
-    source = ArchiveSource(settings, archive, make, lambda _: None)
+    source = EventSource(settings, archive, make, lambda _: None)
     opened = source.build_part("source", "tx/0", None)
     assert isinstance(opened, SourcePart)
     return opened, board, source

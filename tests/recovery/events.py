@@ -78,15 +78,11 @@ class Archive:
 
     path: Path
     partitions: int
+    uri: str = ""  # as a source
     events: int = 0
     refused: dict[str, int] = field(default_factory=lambda: {"bad": 0, "late": 0, "ahead": 0})
     # view -> entity key -> a partition's accepted events, partition by partition
     accepted: dict[str, dict[str, list[Accepted]]] = field(default_factory=dict)
-
-    @property
-    def uri(self) -> str:
-        """Return the archive as a source."""
-        return f"archive:{self.path}"
 
     def keys(self, view: str) -> list[str]:
         """Return the keys of a view's entities, sorted."""
@@ -101,10 +97,20 @@ def write_definition(folder: Path) -> Path:
 
 
 def make_archive(
-    path: Path, *, seed: int, partitions: int = 4, events: int = 1500, cards: int = 40, shops: int = 12
+    path: Path,
+    *,
+    seed: int,
+    partitions: int = 4,
+    events: int = 1500,
+    cards: int = 40,
+    shops: int = 12,
+    gaps: bool = True,
 ) -> Archive:
-    """Write `events` events a partition: ties, late, ahead, broken, without a card, a too hot shop."""
-    archive = Archive(path, partitions)
+    """Write `events` events a partition: ties, late, ahead, broken, without a card, a too hot shop.
+
+    gaps: offsets that no event has, as compaction leaves them.
+    """
+    archive = Archive(path, partitions, f"archive:{path}")
     found: dict[str, dict[str, list[list[tuple[int, int, int]]]]] = {"cards": {}, "shops": {}}
     folder = path / TOPIC
     folder.mkdir(parents=True)
@@ -113,7 +119,7 @@ def make_archive(
         offsets, times, values = [], [], []
         watermark, offset, now = -(2**62), -1, START_MS
         for number in range(events):
-            offset += 1 + int(rng.random() < 0.02)  # gaps, as compaction leaves them
+            offset += 1 + int(rng.random() < 0.02 and gaps)
             burst = 0.45 < number / events < 0.72
             now += int(rng.choice([0, 0, 20, 50] if burst else [0, 100, 400, 3000]))
             event_ms, broker_ms = now, now

@@ -1,0 +1,98 @@
+"""What every source is to the graph, and which one an address names.
+
+Owns: the protocols `Source` and `Reader`, and `open_source`. A new source is a module that has both and a line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from connectors.batches import PartitionInfo, RawBatch
+from lookback.errors import UsageError
+
+if TYPE_CHECKING:
+    from lookback.definition.types import Stream
+
+ARCHIVE = "archive:"
+KAFKA = "kafka://"
+
+
+class Reader(Protocol):
+    """One partition's events, in offset order."""
+
+    next_offset: int
+    lost: int  # events that were gone before they could be read, where that is accepted
+
+    def read(self, max_rows: int, max_bytes: int) -> RawBatch | None:
+        """Return the next events: about `max_bytes` at most, none where there are none yet; None at the end."""
+
+    def publish(self, offset: int) -> None:
+        """Tell the outside that all before `offset` is durable; never read back."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
+
+
+class Source(Protocol):
+    """The topics of a job's streams."""
+
+    has_threads: ClassVar[bool]  # a fork of a process that has used it would not work
+
+    @property
+    def identity(self) -> str:
+        """What a state remembers of its source, the same whatever way it is reached."""
+
+    def partitions(self) -> list[PartitionInfo]:
+        """Return all partitions as they are now, by topic and partition."""
+
+    def open(self, topic: str, partition: int, next_offset: int | None = None) -> Reader:
+        """Return a reader of a partition from `next_offset` on (None: from its first event)."""
+
+    def start_offset(self, topic: str, partition: int, broker_time_ms: int) -> int:
+        """Return the first offset whose broker time is at or past a time; the end where there is none."""
+
+    def publish(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Tell the outside what is durable when the job has ended, by (topic, partition)."""
+
+
+def open_source(
+    uri: str,
+    streams: Iterable[Stream],
+    *,
+    settings: Path | None = None,
+    group: str = "lookback",
+    ends: Mapping[tuple[str, int], int] | None = None,
+    accept_loss: bool = False,
+    readers: int = 1,
+) -> Source:
+    """Open the source that a URI names.
+
+    settings: a file of client settings. group: the consumer group that `publish` commits to. ends: where partitions
+    that would go on for ever end, by (topic, partition). accept_loss: go on behind events that are gone. readers: how
+    many partitions are read at once and share the memory for reading ahead.
+
+    Raises UsageError where the URI names none, SourceError where it can't be read.
+    """
+    if uri.startswith(ARCHIVE) and uri != ARCHIVE:
+        from connectors.archive import Archive
+
+        if settings is not None:
+            raise UsageError(f"--settings {settings} is for a {KAFKA} source: an archive takes none")
+        return Archive(uri.removeprefix(ARCHIVE), streams)
+    if uri.startswith(KAFKA):
+        from connectors.kafka import KafkaSource
+        from connectors.kafka_settings import parse_uri, read_settings
+
+        servers, _ = parse_uri(uri)
+        topics = [stream.topic for stream in streams]
+        return KafkaSource(read_settings(servers, settings), topics, group, ends or {}, accept_loss, readers)
+    raise UsageError(f"{uri!r} is no source this release reads: write archive:PATH or kafka://HOST:PORT")
+
+
+def absolute(uri: str) -> str:
+    """Return a source's URI as processes in other folders can use it."""
+    if uri.startswith(ARCHIVE):
+        return ARCHIVE + str(Path(uri.removeprefix(ARCHIVE)).resolve())
+    return uri
