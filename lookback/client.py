@@ -1,7 +1,7 @@
 """Reading features as of now, as of any instant, or with the event being scored on top.
 
 Owns: choosing the instant, one snapshot of all views, and the status of each value. Refuses: computing a
-feature: rows go into the same `ViewLog` that the job keeps, and its evaluation is the only one there is.
+feature: rows go into a log of the same kernel that the job runs, and its evaluation is the only one there is.
 
     as of     at            where it is given
               event time    of the request event, where that carries one
@@ -14,8 +14,9 @@ from __future__ import annotations
 import datetime
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,12 +46,22 @@ def wall_clock_ms() -> int:
 
 
 @dataclass(frozen=True)
+class _Share:
+    """One view's share of a selection."""
+
+    reader: ViewReader
+    names: tuple[str, ...]  # of the features wanted
+    take: Callable[[list[Any]], Sequence[Any]] | None  # these out of all of the view's; None: they are all
+
+
+@dataclass(frozen=True)
 class _Selection:
     """What one list of features needs."""
 
     features: list[str]
-    views: dict[str, list[int]]  # view -> features wanted, as indexes in its plan
+    shares: tuple[_Share, ...]
     on_demand: list[str]
+    in_order: bool  # the shares' names, then the on-demand ones, are the features as asked for
 
 
 class Client:
@@ -71,7 +82,7 @@ class Client:
         """
         self.definition = definition if isinstance(definition, Definition) else load(definition)
         self._now = now
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the two below; reading itself needs none
         self._readers: dict[str, ViewReader] = {}
         self._selections: dict[tuple[str | None, tuple[str, ...] | None], _Selection] = {}
         self.store = open_store(store) if isinstance(store, str) else store
@@ -113,11 +124,10 @@ class Client:
         """
         selection = self._select(service, features)
         source = self._stream_of(stream) if event is not None else None
-        with self._lock:
-            lookups = self._lookups(selection, entity, event, source)
-            records = self.store.read(lookups)
-            instant = None if at is None else to_ms(at)
-            return self._answer(selection, entity, lookups, records, instant, event, source)
+        lookups = self._lookups(selection, entity, event, source)
+        instant = None if at is None else to_ms(at)
+        records = self.store.read(lookups)
+        return self._answer(selection, entity, lookups, records, instant, event, source)
 
     def get_many(
         self,
@@ -133,14 +143,13 @@ class Client:
         out: list[Reading] = []
         for start in range(0, len(entities), READ_AT_ONCE):
             part = entities[start : start + READ_AT_ONCE]
-            with self._lock:
-                lookups = [self._lookups(selection, entity, None, None) for entity in part]
-                records = self.store.read([lookup for own in lookups for lookup in own])
-                at_record = 0
-                for entity, own in zip(part, lookups, strict=True):
-                    found = records[at_record : at_record + len(own)]
-                    at_record += len(own)
-                    out.append(self._answer(selection, entity, own, found, instant, None, None))
+            lookups = [self._lookups(selection, entity, None, None) for entity in part]
+            records = self.store.read([lookup for own in lookups for lookup in own])
+            at_record = 0
+            for entity, own in zip(part, lookups, strict=True):
+                found = records[at_record : at_record + len(own)]
+                at_record += len(own)
+                out.append(self._answer(selection, entity, own, found, instant, None, None))
         return out
 
     # ---- what to read
@@ -159,14 +168,23 @@ class Client:
         else:
             names = list(features) if features is not None else self.definition.all_features()
         views, on_demand = self.definition.needed(names)
+        with self._lock:
+            shares = tuple(self._shares(views))
+            in_order = [name for share in shares for name in share.names] + on_demand == names
+            if len(self._selections) > 1000:
+                self._selections.clear()
+            known = self._selections[key] = _Selection(names, shares, on_demand, in_order)
+        return known
+
+    def _shares(self, views: Mapping[str, list[int]]) -> Iterator[_Share]:
+        """Yield what is wanted of each view; opens those not read before."""
         versions = self.store.versions() if any(view not in self._readers for view in views) else {}
-        for name in views:
+        for name, wanted in views.items():
             if name not in self._readers:
                 self._readers[name] = self._reader(self.definition.views[name], versions)
-        if len(self._selections) > 1000:
-            self._selections.clear()
-        self._selections[key] = _Selection(names, views, on_demand)
-        return self._selections[key]
+            reader = self._readers[name]
+            names = tuple(reader.names[index] for index in wanted)
+            yield _Share(reader, names, None if names == reader.names else _picker(wanted))
 
     def _reader(self, view: View, versions: Mapping[str, str]) -> ViewReader:
         """Return a view's reader; an absent version is no unknown entity, so it is refused."""
@@ -200,12 +218,12 @@ class Client:
         if event is not None and not isinstance(event, Mapping):
             raise UsageError(f'the event {event!r} is no mapping: give its fields, such as {{"amount": 1}}')
         lookups = []
-        for name in selection.views:
-            view = self.definition.views[name]
+        for share in selection.shares:
+            view = share.reader.view
             parts = (
                 entity if event is None or view.stream is not source else _with_event_key(view, entity, event)
             )
-            lookups.append(Lookup(view.fingerprint, view.key_text(parts), view.plan, values=False))
+            lookups.append(Lookup(view.fingerprint, view.key_text(parts), share.reader.plan, False))
         return lookups
 
     # ---- what to answer
@@ -225,27 +243,25 @@ class Client:
         if at is None:
             newest = max((record.event_time_ms for record in records if record is not None), default=NEVER)
             at = max(self._now(), newest)
-        values: dict[str, Any] = {}
-        status: dict[str, str] = {}
-        out = Reading(dict(entity), at, values, status, {}, {}, {})
-        for (name, wanted), lookup, record in zip(selection.views.items(), lookups, records, strict=True):
-            reader = self._readers[name]
+        out = Reading(dict(entity), at, {}, {}, {}, {}, {})
+        for share, lookup, record in zip(selection.shares, lookups, records, strict=True):
+            reader, take = share.reader, share.take
             row = None
             if event is not None and reader.view.stream is source:
                 row = {**reader.view.key_parts(lookup.key), **event}
             answer = reader.answer(record, at, row)
+            name = reader.view.name
             out.age_ms[name] = answer.age_ms
             out.watermark_ms[name] = answer.watermark_ms
             out.covers_from_ms[name] = answer.covers_from_ms
-            names = reader.names
-            for index in wanted:
-                values[names[index]] = answer.values[index]
-                status[names[index]] = answer.status[index]
+            values, status = answer.values, answer.status
+            out.values.update(zip(share.names, values if take is None else take(values), strict=True))
+            out.status.update(zip(share.names, status if take is None else take(status), strict=True))
         if selection.on_demand:
             self._compute(selection, out, event, source)
-        if list(values) != selection.features:
-            _only(values, selection.features)
-            _only(status, selection.features)
+        if not selection.in_order:
+            _only(out.values, selection.features)
+            _only(out.status, selection.features)
         return out
 
     def _compute(
@@ -304,6 +320,14 @@ def _with_event_key(view: View, entity: Mapping[str, Any], event: Mapping[str, A
                 "the entity that is read"
             )
     return parts
+
+
+def _picker(wanted: list[int]) -> Callable[[list[Any]], Sequence[Any]]:
+    """Return what takes these elements out of a list."""
+    if len(wanted) == 1:
+        only = wanted[0]
+        return lambda found: (found[only],)
+    return itemgetter(*wanted)
 
 
 def _only(found: dict[str, Any], names: list[str]) -> None:

@@ -115,14 +115,20 @@ class LmdbStore:
 
     def read(self, lookups: Sequence[Lookup]) -> list[Record | None]:
         """Return each record as of one moment, None where the entity is unknown."""
+        env = self.env
         while True:
             views = [self._view(lookup) for lookup in lookups]
-            with self.env.reading() as txn:
-                if self._opened == self.env.opened:
+            txn = env.begin_read()
+            try:
+                if self._opened == env.opened:
                     return [
                         self._one(txn, *view, lookup) for view, lookup in zip(views, lookups, strict=True)
                     ]
-            # another thread opened the files anew just now: the handles belong to the old ones
+                # another thread opened the files anew just now: the handles belong to the old ones
+            except lmdb.Error as error:
+                raise env.failed(error) from None
+            finally:
+                env.end_read(txn)
 
     def _one(
         self, txn: lmdb.Transaction[memoryview], dbs: Databases, layout: Layout, lookup: Lookup

@@ -54,7 +54,8 @@ class Environment:
         self._key = key
         self._users = 0
         self._first_map_bytes = first_map_bytes
-        self._gate = threading.Condition()
+        self._lock = threading.RLock()
+        self._gate = threading.Condition(self._lock)
         self._active = 0  # transactions open,
         self._changes = 0  # changes of the map under way or waiting for them to end
         self._dbs: dict[bytes, lmdb._Database] = {}
@@ -94,14 +95,13 @@ class Environment:
     @contextmanager
     def reading(self) -> Iterator[lmdb.Transaction[memoryview]]:
         """Yield a read transaction; its buffers are valid until it ends."""
-        txn = self._begin_read()
+        txn = self.begin_read()
         try:
             yield txn
         except lmdb.Error as error:
             raise self.failed(error) from None
         finally:
-            txn.abort()
-            self._leave()
+            self.end_read(txn)
 
     def writing(self, work: Callable[[lmdb.Transaction[bytes]], T]) -> T:
         """Run `work` in one write transaction, again from its start when the map had to grow.
@@ -194,15 +194,15 @@ class Environment:
     # ---- the gate: any number of transactions, or one change of the map
 
     def _enter(self) -> None:
-        with self._gate:
+        with self._lock:
             while self._changes:  # else readers that take turns would keep a change waiting for ever
                 self._gate.wait()
             self._active += 1
 
     def _leave(self) -> None:
-        with self._gate:
+        with self._lock:
             self._active -= 1
-            if not self._active:
+            if self._changes and not self._active:
                 self._gate.notify_all()
 
     @contextmanager
@@ -217,7 +217,8 @@ class Environment:
                 self._changes -= 1
                 self._gate.notify_all()
 
-    def _begin_read(self) -> lmdb.Transaction[memoryview]:
+    def begin_read(self) -> lmdb.Transaction[memoryview]:
+        """Begin what `end_read` must end; `reading` is both, for all that is not called for every entity."""
         if time.monotonic() > self._look_again:
             self._follow()
         while True:
@@ -233,6 +234,11 @@ class Environment:
             except BaseException:
                 self._leave()
                 raise
+
+    def end_read(self, txn: lmdb.Transaction[memoryview]) -> None:
+        """End a read transaction."""
+        txn.abort()
+        self._leave()
 
     def _follow(self) -> None:
         """Open the files that are at the path now, where somebody replaced those that are open."""

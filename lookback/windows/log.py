@@ -31,11 +31,11 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 
-_META_WORDS = 8
+META_WORDS = 8
 GROUPED_ITEMS = 256  # batches below this many items are done as they come
 
 
-def _grown(arena: I64, ctl: I64) -> I64:
+def grown(arena: I64, ctl: I64) -> I64:
     """Return a larger arena with the same contents: by half, or by what is needed."""
     top, need = int(ctl[rows.C_TOP]), int(ctl[rows.C_NEED])
     grown = np.empty(max(len(arena) * 3 // 2, top + 2 * need), dtype=np.int64)
@@ -102,7 +102,7 @@ class ViewLog:
         self.reach_ms = self.layout.reach_ms
         self._columns = ROW_HEAD + plan.width
         self._heap = np.zeros(max(64, 16 * self._columns), dtype=np.int64)
-        self._meta = np.zeros((0, _META_WORDS), dtype=np.int64)
+        self._meta = np.zeros((0, META_WORDS), dtype=np.int64)
         self._life = np.zeros(0, dtype=np.int64)
         self._ctl = np.zeros(rows.C_FREE + 64, dtype=np.int64)
         self._ctl[rows.C_FREE :] = -1
@@ -127,7 +127,7 @@ class ViewLog:
         fresh = n - len(reused)
         if self._slots + fresh > len(self._meta):
             room = max(16, 2 * len(self._meta), self._slots + fresh)
-            meta = np.zeros((room, _META_WORDS), dtype=np.int64)
+            meta = np.zeros((room, META_WORDS), dtype=np.int64)
             meta[: self._slots] = self._meta[: self._slots]
             self._meta = meta
             life = np.zeros(room * self.life_words, dtype=np.int64)
@@ -324,7 +324,7 @@ class ViewLog:
     def _grow(self) -> None:
         """Make the heap larger, by half or by what is needed; where a quarter lies idle, close up first."""
         if 4 * int(self._ctl[rows.C_SPARE]) < int(self._ctl[rows.C_TOP]):
-            self._heap = _grown(self._heap, self._ctl)
+            self._heap = grown(self._heap, self._ctl)
             return
         live = int(self._ctl[rows.C_TOP] - self._ctl[rows.C_SPARE])
         packed = np.empty(live + max(live // 2, 2 * int(self._ctl[rows.C_NEED])), dtype=np.int64)
@@ -372,6 +372,6 @@ class ViewLog:
             if done == len(slots):
                 return
             if self._hot_ctl[rows.C_NEED]:
-                self._hot = _grown(self._hot, self._hot_ctl)
+                self._hot = grown(self._hot, self._hot_ctl)
             else:
                 self._grow()

@@ -9,7 +9,8 @@ import struct
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from lookback.windows.plan import Agg, Feature, Result, Status, ViewPlan
 from lookback.windows.texts import TextTable
 
 I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
 Texts = Sequence[str] | TextTable
 
 # aggregates whose empty window is 0; of all others it is null
@@ -130,50 +132,102 @@ def _float_bits(x: float) -> int:
 # one row, as Python objects
 
 
+class RowReader:
+    """Turns one item's words into Python objects; made once a plan, then shared by all that read it.
+
+    Features that follow one another in the outputs and are read alike are read as one run.
+    """
+
+    def __init__(self, plan: ViewPlan) -> None:
+        """Look at what each feature's words are."""
+        self._starts = list(plan.out_starts[:-1])
+        self._plain = not any(feature.is_list for feature in plan.features)  # an output a feature
+        self._floats = any(feature.result is Result.FLOAT for feature in plan.features)
+        self._empty = [_empty_value(feature) for feature in plan.features]
+        self._runs: list[tuple[int, int, _Read]] = []
+        for (kind, scale, k, _), run in groupby(zip(plan.features, plan.out_starts, strict=False), _likeness):
+            starts = [start for _, start in run]
+            self._runs.append((starts[0], starts[-1] + 1 + k, _reader(kind, scale, k)))
+
+    def read(self, words: I64, status: U8, texts: Texts) -> tuple[list[Any], list[int]]:
+        """Return the values and the kernel's `Status` of each feature.
+
+        words: int64[n_out], status: uint8[n_out], of one item. A value is an int, float, Decimal, bool, str,
+        list or None.
+        """
+        states = status.tolist()
+        item = _Item(words.tolist(), words.view(np.float64).tolist() if self._floats else [], states, texts)
+        values: list[Any] = []
+        for start, end, read in self._runs:
+            values += read(item, start, end)
+        if not self._plain:
+            states = [states[start] for start in self._starts]
+        if any(states):
+            for index, state in enumerate(states):
+                if state:
+                    values[index] = self._empty[index] if state == 1 else None
+        return values, states
+
+
 def to_python(plan: ViewPlan, values: Values, i: int, texts: Texts) -> list[Any]:
     """Return the values of item i, one a feature: int, float, Decimal, bool, str, list or None."""
-    words = values.words[:, i].tolist()
-    status = values.status[:, i].tolist()
-    out: list[Any] = []
-    for start, k, read, empty in _readers(plan):
-        state = status[start]
-        if state == 1:
-            out.append(empty)
-        elif state != 0:
-            out.append(None)
-        elif k:
-            out.append([read(word, texts) for word in words[start + 1 : start + 1 + words[start]]])
-        else:
-            out.append(read(words[start], texts))
-    return out
-
-
-Reader = Callable[[int, Texts], Any]
+    return row_reader(plan).read(values.words[:, i], values.status[:, i], texts)[0]
 
 
 @lru_cache(maxsize=256)
-def _readers(plan: ViewPlan) -> list[tuple[int, int, Reader, Any]]:
-    readers: list[tuple[int, int, Reader, Any]] = []
-    for feature, start in zip(plan.features, plan.out_starts, strict=False):
-        read = _reader(feature)
-        empty = empty_word(feature)
-        if empty is not None and feature.result is Result.DECIMAL:
-            empty = read(int(empty), [])
-        elif empty is not None and feature.result is Result.FLOAT:
-            empty = float(empty)
-        readers.append((start, feature.k if feature.is_list else 0, read, empty))
-    return readers
+def row_reader(plan: ViewPlan) -> RowReader:
+    """Return the plan's reader; keep it where it is needed often: finding it looks at the whole plan."""
+    return RowReader(plan)
 
 
-def _reader(feature: Feature) -> Reader:
-    if feature.result is Result.FLOAT:
-        unpack, pack = struct.Struct("<d").unpack, struct.Struct("<q").pack
-        return lambda word, texts: unpack(pack(word))[0]
-    if feature.result is Result.BOOL:
-        return lambda word, texts: word != 0
-    if feature.result is Result.TEXT:
-        return lambda word, texts: texts[word]
-    if feature.result is Result.DECIMAL:
-        exponent = -feature.scale
-        return lambda word, texts: Decimal(word).scaleb(exponent)
-    return lambda word, texts: word
+def _empty_value(feature: Feature) -> Any:
+    empty = empty_word(feature)
+    if empty is not None and feature.result is Result.DECIMAL:
+        return Decimal(int(empty)).scaleb(-feature.scale)
+    return float(empty) if empty is not None and feature.result is Result.FLOAT else empty
+
+
+class _Item(NamedTuple):
+    """One item's words, as whole numbers and as floats, and their states."""
+
+    ints: list[int]
+    floats: list[float]
+    states: list[int]
+    texts: Texts
+
+
+_Read = Callable[[_Item, int, int], list[Any]]
+
+
+def _likeness(one: tuple[Feature, int]) -> tuple[Result, int, int, int]:
+    """Return what features of one run have in common; a list is a run of its own."""
+    feature, start = one
+    k, own = (feature.k, start) if feature.is_list else (0, -1)
+    return feature.result, feature.scale, k, own
+
+
+def _reader(kind: Result, scale: int, k: int) -> _Read:
+    """Return what reads the outputs start .. end - 1; where a feature is not OK it may give anything."""
+    if k:
+        elements = _reader(kind, scale, 0)
+        return lambda item, start, _: [_list(item, start, elements)]
+    if kind is Result.FLOAT:
+        return lambda item, start, end: item.floats[start:end]
+    if kind is Result.BOOL:
+        return lambda item, start, end: [word != 0 for word in item.ints[start:end]]
+    if kind is Result.TEXT:
+        return _texts
+    if kind is Result.DECIMAL:
+        unit = Decimal(1).scaleb(-scale)
+        return lambda item, start, end: [Decimal(word) * unit for word in item.ints[start:end]]
+    return lambda item, start, end: item.ints[start:end]
+
+
+def _texts(item: _Item, start: int, end: int) -> list[Any]:
+    ints, states, texts = item.ints, item.states, item.texts
+    return [texts[ints[at]] if states[at] == Status.OK else None for at in range(start, end)]
+
+
+def _list(item: _Item, start: int, elements: _Read) -> list[Any]:
+    """Return a list: its length, then its elements."""
+    return elements(item, start + 1, start + 1 + item.ints[start])

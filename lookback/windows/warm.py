@@ -12,6 +12,7 @@ import numpy as np
 from lookback.windows.cache import cache_dir
 from lookback.windows.log import ViewLog
 from lookback.windows.numeric import ln
+from lookback.windows.one_log import OneLog
 from lookback.windows.plan import Agg, Column, Feature, Kind, Result, Term, ViewPlan
 
 
@@ -32,6 +33,7 @@ def warm() -> None:
     log.trim(slots, zeros)
     log.free_slots(slots)
     log.load(log.new_slots(2), flat, starts, life, covers)
+    OneLog(plan, log.layout).evaluate(flat[:3].reshape(3, 1), life[0], log.texts, 0)
     ln(np.ones(1))
 
 
