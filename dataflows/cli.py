@@ -7,6 +7,7 @@ data. Progress goes to stderr, answers to stdout.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -23,11 +24,17 @@ from state.errors import StateError
 
 MOST_CACHE_BYTES = 1 << 50
 MOST_EPOCH_MS = 3_600_000
+MOST_WORKERS = 64
+MOST_LETTERS = 10**9
+STOPPED = 130  # exit code of a command that Ctrl-C ended
+READ_AT_ONCE = 4096  # entities that `get --entities` reads before it prints them
+WrongArguments: Any = (
+    typer.BadParameter.__base__
+)  # arguments that do not parse at all, a subclass for each reason
 
 app = typer.Typer(
     name="lookback",
     help="Streaming features for fraud and risk models: the same features, as of any moment, from one definition.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -46,7 +53,7 @@ SourceSettings = Annotated[
 ]
 Store = Annotated[str, typer.Option(help="The online store: lmdb:PATH.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
-Workers = Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")]
+Workers = Annotated[int, typer.Option(help="Worker processes, 1 to 64.")]
 CacheBytes = Annotated[str, typer.Option(help="Memory for logs, over all workers, such as 256MiB or 1GiB.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
@@ -55,7 +62,11 @@ def main() -> None:
     """Run the command line and exit."""
     do_without_pandas()
     try:
-        app()
+        arguments = sys.argv[1:]
+        code = app(arguments or ["--help"], prog_name="lookback", standalone_mode=False)
+    except WrongArguments as error:
+        print(f"lookback: {_sentence(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
     except (LookbackError, StateError) as error:
         text = str(error)
         print(
@@ -64,9 +75,19 @@ def main() -> None:
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
-    except KeyboardInterrupt:
+    if code == STOPPED:
         print("lookback: stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+    raise SystemExit(code or (0 if arguments else 2))
+
+
+def _sentence(error: Any) -> str:
+    """Return what is wrong with a command line, and where it says how to write it."""
+    said = error.format_message().rstrip(".").replace("\n", " ")
+    found = re.fullmatch(r"Invalid value for '([^']*)'[^:]*: (.*)", said)
+    if found is not None:
+        said = f"{found[1]}: {found[2][:1].lower() + found[2][1:]}"
+    command = error.ctx.command_path if error.ctx is not None else "lookback"
+    return f"{said[:1].lower() + said[1:]}; see `{command} --help`"
 
 
 def _example(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -153,6 +174,7 @@ def run(
     from dataflows.live_job import LiveOptions
     from dataflows.live_job import run as run_job
 
+    _within("--workers", workers, 1, MOST_WORKERS)
     definition = load(features)
     epoch_ms = _epoch_ms(epoch)
     outcome = run_job(
@@ -227,6 +249,7 @@ def replay(
         raise UsageError(f"--as-of {as_of}: write before or including")
     if clock != "event":
         raise UsageError(f"--clock {clock}: this release replays by the event clock; write event")
+    _within("--workers", workers, 1, MOST_WORKERS)
     definition = load(features)
     from_ms = _instant("--from", start)
     to_ms = None if to is None else _instant("--to", to)
@@ -291,8 +314,8 @@ def get(
     as_json: AsJson = False,
 ) -> None:
     """Read an entity's features, as of now or of an instant. Works whether or not the job runs."""
-    from dataflows.show import reading_table
-    from lookback.client import Client
+    from dataflows.show import answers, reading_table
+    from lookback.client import Client, EntityError
 
     if not store:
         raise UsageError("name the online store: --store lmdb:PATH")
@@ -305,11 +328,15 @@ def get(
     with Client(features, store) as client:
         if entities is not None:
             text = sys.stdin.read() if str(entities) == "-" else _read(entities)
-            keys = [
-                _json(line, f"{entities}:{n}") for n, line in enumerate(text.splitlines(), 1) if line.strip()
-            ]
-            for reading in client.get_many(keys, service=service, at=at):
-                print(reading.to_json())
+            lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+            keys = [_json(line, f"{entities}:{n}") for n, line in lines]
+            for start in range(0, len(keys), READ_AT_ONCE):
+                try:
+                    found = client.get_many(keys[start : start + READ_AT_ONCE], service=service, at=at)
+                except EntityError as error:
+                    raise UsageError(f"{entities}:{lines[start + error.index][0]}: {error}") from None
+                for reading in found:
+                    print(reading.to_json())
             return
         row = None if event is None else _json(event, "--event")
         key = _key(entity or [], client.definition)
@@ -318,7 +345,7 @@ def get(
         if as_json:
             print(reading.to_json())
         else:
-            Console(highlight=False).print(reading_table(reading))
+            answers().print(reading_table(reading))
 
 
 @_example("lookback status --state state")
@@ -327,13 +354,13 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Say how far a job is: offsets, watermarks, epochs, refused events. Works while the job runs."""
-    from dataflows.show import status_of, status_table
+    from dataflows.show import answers, status_of, status_table
 
     found = status_of(state)
     if as_json:
         print(json.dumps(found))
     else:
-        Console(highlight=False).print(status_table(found))
+        answers().print(status_table(found))
 
 
 @_example("lookback dead-letters --dead-letters state/dead-letters --reason late --limit 5")
@@ -346,14 +373,13 @@ def dead_letters(
         str | None,
         typer.Option(help="Only of this reason: parse, schema, late or ahead.", show_default=False),
     ] = None,
-    limit: Annotated[
-        int, typer.Option(min=0, help="Print at most this many; 0 prints the counts alone.")
-    ] = 20,
+    limit: Annotated[int, typer.Option(help="Print at most this many; 0 prints the counts alone.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List refused events with position, reason and raw bytes, and count them."""
     from dataflows.show import letters_of
 
+    _within("--limit", limit, 0, MOST_LETTERS)
     letters_of(folder, topic, reason, limit, as_json=as_json)
 
 
@@ -369,6 +395,11 @@ def _start_ms(text: str | None) -> int | None:
     if text in (None, "earliest"):
         return None
     return time.time_ns() // 1_000_000 if text == "latest" else _instant("--start", text or "")
+
+
+def _within(option: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise UsageError(f"{option} {value}: write a whole number from {least} to {most:,}")
 
 
 def _instant(option: str, text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from pathlib import Path
@@ -20,6 +21,13 @@ from lookback.reading import Reading, plain
 from state.shard import read_commit
 
 SHOWN_CHARS = 1000  # of a refused event's bytes, on a terminal
+UNBROKEN = 10_000  # columns where nothing is wrapped
+
+
+def answers() -> Console:
+    """Return where answers are printed: wrapped to a terminal's width, whole lines where a program reads them."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=UNBROKEN)
 
 
 def duration(ms: int) -> str:
@@ -128,19 +136,35 @@ def status_table(found: dict[str, Any]) -> Group:
         views.add_column(name, justify="right" if name == "rows counted" else "left")
     for name, view in found["views"].items():
         views.add_row(name, view["fingerprint"][:12], f"{view['rows']:,}")
-    parts = Table(box=None)
-    for name in ("partition", "next offset", "watermark", "events", "bad", "late", "ahead", "no key"):
-        parts.add_column(name, justify="left" if name in ("partition", "watermark") else "right")
+    places = Table(box=None)
+    for name in ("partition", "next offset", "watermark"):
+        places.add_column(name, justify="right" if name == "next offset" else "left", no_wrap=True)
+    events = Table(box=None)  # a table of its own: both fit 80 columns
+    for name in ("partition", "events", "bad", "late", "ahead", "no key"):
+        events.add_column(name, justify="left" if name == "partition" else "right", no_wrap=True)
     for name, part in found["partitions"].items():
-        counts = [f"{part[c]:,}" for c in ("rows", "bad", "late", "ahead", "no_key")]
-        parts.add_row(name, f"{part['offset']:,}", instant(part["watermark_ms"]), *counts)
-    return Group(*(Text(line) for line in head), Text(), views, Text(), parts)
+        places.add_row(name, f"{part['offset']:,}", instant(part["watermark_ms"]))
+        events.add_row(name, *(f"{part[c]:,}" for c in ("rows", "bad", "late", "ahead", "no_key")))
+    return Group(*(Text(line) for line in head), Text(), views, Text(), places, Text(), events)
 
 
-def _harmless(raw: str, size: int) -> str:
+def lossless(raw: bytes) -> tuple[str, str]:
+    r"""Return bytes as JSON can hold them, and how: as the text that they are, else in base64.
+
+    >>> lossless("é".encode()), lossless(b"\xff")
+    (('é', 'utf-8'), ('/w==', 'base64'))
+    """
+    try:
+        return raw.decode(), "utf-8"
+    except UnicodeDecodeError:
+        return base64.b64encode(raw).decode("ascii"), "base64"
+
+
+def _harmless(message: bytes) -> str:
     """Return a message's text for a terminal: nothing that steers it, and not a screenful."""
+    raw = message.decode(errors="backslashreplace")
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in raw[:SHOWN_CHARS])
-    return shown if len(raw) <= SHOWN_CHARS else f"{shown}… ({size:,} bytes; --json prints them all)"
+    return shown if len(raw) <= SHOWN_CHARS else f"{shown}… ({len(message):,} bytes; --json prints them all)"
 
 
 def letters_of(folder: Path, topic: str | None, reason: str | None, limit: int, *, as_json: bool) -> None:
@@ -151,8 +175,8 @@ def letters_of(folder: Path, topic: str | None, reason: str | None, limit: int, 
         raise UsageError(f"--reason {reason}: write {', '.join(r.value for r in Reason)}") from None
     counts = count_dead_letters(folder)
     for letter in read_dead_letters(folder, topic, wanted, limit):
-        raw = letter.raw.decode(errors="backslashreplace")
         if as_json:
+            raw, encoding = lossless(letter.raw)
             record = {
                 "topic": letter.topic,
                 "partition": letter.partition,
@@ -161,12 +185,13 @@ def letters_of(folder: Path, topic: str | None, reason: str | None, limit: int, 
                 "detail": letter.detail,
                 "event_time_ms": letter.event_time_ms,
                 "raw": raw,
+                "raw_encoding": encoding,
             }
             print(json.dumps(record, ensure_ascii=False))
         else:
             print(
                 f"{letter.topic}/{letter.partition} @ {letter.offset}  {letter.reason.value}: {letter.detail}\n  "
-                f"{_harmless(raw, len(letter.raw))}"
+                f"{_harmless(letter.raw)}"
             )
     if as_json:
         return

@@ -36,6 +36,16 @@ from lookback.stores.base import NEVER, Lookup, OnlineStore, Record, open_store
 from lookback.view_reader import ViewReader
 
 Instant = int | str | datetime.datetime
+
+
+class EntityError(UsageError):
+    """An entity of a list can't be read as it is written; `index` is its place in the list."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+
 MAX_INSTANT_MS = 2**62
 READ_AT_ONCE = 256  # entities a store is asked for in one snapshot by `get_many`
 
@@ -137,13 +147,21 @@ class Client:
         features: Sequence[str] | None = None,
         at: Instant | None = None,
     ) -> list[Reading]:
-        """Return what `get` returns for each entity, in order, read some hundred at a time."""
+        """Return what `get` returns for each entity, in order, read some hundred at a time.
+
+        Raises what `get` raises, EntityError for a missing or wrong key part.
+        """
         selection = self._select(service, features)
         instant = None if at is None else to_ms(at)
         out: list[Reading] = []
         for start in range(0, len(entities), READ_AT_ONCE):
             part = entities[start : start + READ_AT_ONCE]
-            lookups = [self._lookups(selection, entity, None, None) for entity in part]
+            lookups = []
+            for index, entity in enumerate(part, start):
+                try:
+                    lookups.append(self._lookups(selection, entity, None, None))
+                except UsageError as error:
+                    raise EntityError(index, str(error)) from None
             records = self.store.read([lookup for own in lookups for lookup in own])
             at_record = 0
             for entity, own in zip(part, lookups, strict=True):

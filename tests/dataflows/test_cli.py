@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pytest
 
 from dataflows import cli
 from dataflows.board import ROWS, Board
-from dataflows.progress import Progress
+from dataflows.progress import Progress, instant
 from lookback.starter.write import write_starter
 
 T0 = 1_705_000_000_000  # 2024-01-11T19:06:40Z
@@ -74,6 +75,11 @@ def refused(said: Said, code: int, *words: str) -> None:
         assert word in said.err
 
 
+def plain(text: str) -> str:
+    """Return what a terminal shows of a text."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
 def archive(folder: Path, *events: dict[str, object] | str) -> str:
     """Write an archive of the starter's topic; return its URI."""
     topic = folder / "transactions"
@@ -99,6 +105,9 @@ def payment(**changes: object) -> dict[str, object]:
         ("--cache-bytes", "1e999", "256MiB"),
         ("--cache-bytes", "1e30GiB", "256MiB"),
         ("--cache-bytes", "5", "1MiB"),
+        ("--workers", "0", "--workers 0: write a whole number from 1 to 64"),
+        ("--workers", "65", "from 1 to 64"),
+        ("--workers", "many", "--workers: input should be a valid integer"),
         ("--epoch", "0s", "from 1ms to 1h"),
         ("--epoch", "2d", "from 1ms to 1h"),
         ("--epoch", "soon", "from 1ms to 1h"),
@@ -119,6 +128,31 @@ def test_a_wrong_option_of_run(lookback: Command, tmp_path: Path, option: str, v
     }
     refused(lookback("run", features, *(part for pair in given.items() for part in pair)), 2, word)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run"], ["missing argument 'FEATURES.yaml'", "`lookback run --help`"]),
+        (["check", "a.yaml", "b.yaml"], ["b.yaml", "`lookback check --help`"]),
+        (["fly"], ["no such command 'fly'", "`lookback --help`"]),
+        (["check", "a.yaml", "--loud"], ["no such option: --loud", "`lookback check --help`"]),
+        (["run", "a.yaml", "--source"], ["'--source' requires an argument"]),
+        (["dead-letters", "--dead-letters", "d", "--limit", "-1"], ["--limit -1", "from 0"]),
+        (
+            ["replay", "a.yaml", "--source", "s", "--from", "0", "--out", "o", "--workers", "-3"],
+            ["from 1 to 64"],
+        ),
+    ],
+)
+def test_arguments_that_do_not_parse(lookback: Command, arguments: list[str], words: list[str]) -> None:
+    refused(lookback(*arguments), 2, *words)
+
+
+def test_help_and_no_arguments(lookback: Command) -> None:
+    for arguments, code in (["--help"], 0), (["run", "-h"], 0), ([], 2):
+        said = lookback(*arguments)
+        assert said.code == code and "Usage: lookback" in said.out and said.err == ""
 
 
 def test_a_wrong_window_of_replay(lookback: Command, made: Path, tmp_path: Path) -> None:
@@ -231,7 +265,39 @@ def test_dead_letters_are_safe_to_look_at(lookback: Command, tmp_path: Path) -> 
     assert said.code == 0
     assert "\\x1b[31m\\x00\\xffgrößerxxx" in said.out and "5,015 bytes" in said.out and len(said.out) < 1500
     assert "\x1b" not in said.out and "\x00" not in said.out
-    assert len(json.loads(lookback("dead-letters", "--dead-letters", tmp_path, "--json").out)["raw"]) > 5000
+
+
+def test_dead_letters_as_json_lose_no_byte(lookback: Command, tmp_path: Path) -> None:
+    messages = [b'{"card": "gr\xc3\xb6\xc3\x9fer"', b"\xff\x00\\xff", b"\\xff", b"", "\u2028\x1b".encode()]
+    record = {"topic": "t", "partition": 0, "reason": "parse", "detail": "broken", "event_time_ms": None}
+    lines = [
+        json.dumps({**record, "offset": n, "broker_time_ms": None, "raw": base64.b64encode(raw).decode()})
+        for n, raw in enumerate(messages)
+    ]
+    (tmp_path / "t-0.jsonl").write_text("".join(line + "\n" for line in lines))
+    said = lookback("dead-letters", "--dead-letters", tmp_path, "--json").out
+    found = [json.loads(line) for line in said.split("\n") if line]
+    assert [
+        base64.b64decode(one["raw"]) if one["raw_encoding"] == "base64" else one["raw"].encode()
+        for one in found
+    ] == messages
+    assert [one["raw_encoding"] for one in found] == ["utf-8", "base64", "utf-8", "utf-8", "utf-8"]
+
+
+def test_status_breaks_no_value(lookback: Command, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watermark = json.loads(lookback("status", "--state", made / "state", "--json").out)["partitions"][
+        "transactions/0"
+    ]["watermark_ms"]
+    for columns in ("80", "20"):  # no terminal: its width is nobody's
+        monkeypatch.setenv("COLUMNS", columns)
+        said = lookback("status", "--state", made / "state").out
+        assert instant(watermark) in said and f"source archive:{made / 'events'}" in said
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    said = plain(lookback("status", "--state", made / "state").out)
+    assert instant(watermark) in said
+    tables = said[said.index("view ") :]
+    assert "…" not in tables and max(len(line.rstrip()) for line in tables.splitlines()) <= 80
 
 
 # ---- reading
@@ -256,7 +322,13 @@ def test_an_event_that_can_not_be_scored(lookback: Command, made: Path, event: s
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(b"\xff\xfe\n", "UTF-8"), (b'{"card":"c1","merchant":"m1"}\nx\n', ":2 "), (b"[1]\n", ":1 ")],
+    [
+        (b"\xff\xfe\n", "UTF-8"),
+        (b'{"card":"c1","merchant":"m1"}\nx\n', ":2 "),
+        (b"[1]\n", ":1 "),
+        (b'{"card":"c1","merchant":"m1"}\n\n{"card":"c1"}\n', "entities.jsonl:3: "),
+        (b'{"card":"c1","merchant":7}\n', "entities.jsonl:1: `merchant` must be string"),
+    ],
 )
 def test_a_file_of_entities_that_can_not_be_read(
     lookback: Command, made: Path, tmp_path: Path, content: bytes, word: str
@@ -268,12 +340,17 @@ def test_a_file_of_entities_that_can_not_be_read(
     refused(lookback(*get, "--event", "{}"), 2, "--event")
 
 
-def test_a_known_entity_before_its_first_event(lookback: Command, made: Path) -> None:
+def test_a_known_entity_before_its_first_event(
+    lookback: Command, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     get = ("get", made / "features.yaml", "--store", f"lmdb:{made / 'store'}")
     said = lookback(*get, "card=c7", "--at", "1990-01-01")
     assert said.code == 0 and "unknown" not in said.out and "no event at or before this instant" in said.out
     assert "unknown to the store" in lookback(*get, "card=nobody", "--at", "1990-01-01").out
-    assert all(len(line) <= 80 for line in said.out.splitlines())
+    assert any("instant is kept; rows kept from" in line for line in said.out.splitlines())
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    said = lookback(*get, "card=c7", "--at", "1990-01-01")
+    assert all(len(plain(line)) <= 80 for line in said.out.splitlines())
 
 
 def test_a_store_that_is_not_there(lookback: Command, made: Path, tmp_path: Path) -> None:

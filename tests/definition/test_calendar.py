@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import os
+import subprocess
+import sys
 import zoneinfo
 
 import numpy as np
@@ -62,3 +65,20 @@ def test_outside_the_years_of_datetimes_there_is_no_part() -> None:
 def test_shapes() -> None:
     assert time_part("hour", np.array([], np.int64), "Europe/Paris")[0].shape == (0,)
     assert int(time_part("hour", np.array(0, np.int64), "Europe/Paris")[0]) == 1
+
+
+def test_zones_need_no_files_of_the_machine() -> None:
+    """A slim image has no /usr/share/zoneinfo: what the library depends on brings the zones along."""
+    program = (
+        "import zoneinfo; assert zoneinfo.TZPATH == (); import numpy as np;"
+        "from lookback.definition.calendar import time_part;"
+        "print(time_part('hour', np.array([1_700_000_000_000]), 'Asia/Kathmandu')[0].tolist())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONTZPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("[3]\n", "")
