@@ -241,7 +241,8 @@ class Client:
             parts = (
                 entity if event is None or view.stream is not source else _with_event_key(view, entity, event)
             )
-            lookups.append(Lookup(view.fingerprint, view.key_text(parts), share.reader.plan, False))
+            texts = share.reader.gives_texts or event is not None
+            lookups.append(Lookup(view.fingerprint, view.key_text(parts), share.reader.plan, False, texts))
         return lookups
 
     # ---- what to answer

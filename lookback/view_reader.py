@@ -18,7 +18,7 @@ from lookback.stores.base import I64, NEVER, Record
 from lookback.stores.texts import StoredTexts
 from lookback.windows.layout import build_layout
 from lookback.windows.one_log import OneLog
-from lookback.windows.plan import ROW_HEAD
+from lookback.windows.plan import ROW_HEAD, Result
 from lookback.windows.results import RowReader
 from lookback.windows.text_words import text_words
 
@@ -43,12 +43,13 @@ class ViewReader:
     def __init__(self, view: View) -> None:
         self.view = view
         self.plan = view.plan
-        self.fingerprint = view.fingerprint
         self.names = tuple(f"{view.name}.{feature.name}" for feature in self.plan.features)
         # A feature is complete at t where t - back_ms >= covers_from_ms.
         self._back_ms = [feature.delay_ms + (feature.window_ms or 0) for feature in self.plan.features]
         self._longest_ms = max(self._back_ms, default=0)
         self._text_rows = text_words(self.plan).rows
+        # Only what gives texts compares them by more than their ids: ties go to the smaller one.
+        self.gives_texts = any(feature.result is Result.TEXT for feature in self.plan.features)
         self._layout = build_layout(self.plan)
         self._python = RowReader(self.plan)
         self._no_rows: I64 = np.empty((ROW_HEAD + self.plan.width, 0), np.int64)

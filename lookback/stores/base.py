@@ -82,9 +82,9 @@ class Record:
     """What a store holds of one entity.
 
     rows: int64[2 + width, m] sorted by (time, position), all later than covers_from_ms; TEXT columns index
-    `texts`. words: int64[n_out] as of as_of_ms, TEXT words index `texts`
-    (see `Lookup.values`). stale: the rows passed the store's
-    limit and were dropped; only words and status tell anything.
+    `texts`. words: int64[n_out] as of as_of_ms, TEXT words index `texts` (see `Lookup`). stale: the rows
+    passed the store's limit and were dropped; only words and status tell anything. Arrays are the record's
+    own: contiguous (but for `rows`) and writable.
     """
 
     event_time_ms: int
@@ -105,13 +105,15 @@ class Lookup:
     """One record to read.
 
     values: without them a store may leave `words` and `status` of a record that is not stale empty; a
-    reader that evaluates the rows has no use for them.
+    reader that evaluates the rows has no use for them. texts: without them it may leave out the texts that
+    rows hold: which of them are alike is seen by their ids.
     """
 
     fingerprint: str
     key: str
     plan: ViewPlan
     values: bool = True
+    texts: bool = True
 
 
 class StoreWriter(Protocol):

@@ -29,7 +29,7 @@ from lookback.stores.lmdb_tables import (
     view_key,
 )
 from lookback.stores.lmdb_writer import LmdbWriter
-from lookback.stores.texts import StoredTexts
+from lookback.stores.texts import StoredTexts, TextBlock
 from lookback.windows.plan import ViewPlan
 
 NO_TEXTS = StoredTexts()
@@ -170,17 +170,17 @@ def _read(txn: lmdb.Transaction[memoryview], dbs: Databases, layout: Layout, loo
     if raw is None:
         return None
     head = unpack_record(raw, layout, lookup.key, lookup.values)
-    blocks = []
+    blocks: list[TextBlock] = []
     if head.flags & STALE:
         rows = np.empty((layout.row_words, 0), np.int64)
     else:
         rows = read_rows(txn, dbs, layout, key)
         if rows.size and rows[0, 0] <= head.covers_from_ms:  # trimmed, but not deleted yet
             rows = rows[:, int(rows[0].searchsorted(head.covers_from_ms, side="right")) :]
-        if head.dictionary:
+        if head.dictionary and lookup.texts:
             blocks = read_texts(txn, dbs, key, head.dictionary)
     if head.texts is not None:
-        own = head.dictionary + 1
+        own = 1 + sum(len(block.lengths) for block in blocks)
         if head.words.size:
             head.words[list(layout.texts.outputs)] += own
         for _, word in layout.texts.lives:

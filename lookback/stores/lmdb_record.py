@@ -68,6 +68,7 @@ class Layout:
     outputs: int
     row_words: int
     texts: TextWords
+    own_texts: int  # of a record: its text outputs', then its text accumulators'
 
     @property
     def row_bytes(self) -> int:
@@ -77,7 +78,9 @@ class Layout:
 
 def layout_of(plan: ViewPlan) -> Layout:
     """Return the layout of a plan's records."""
-    return Layout(plan.out_starts[-1], ROW_HEAD + plan.width, text_words(plan))
+    words = text_words(plan)
+    own = len(words.outputs) + len(words.lives)
+    return Layout(plan.out_starts[-1], ROW_HEAD + plan.width, words, own)
 
 
 def pack_key(text: str) -> bytes:
@@ -137,7 +140,7 @@ def unpack_block(raw: bytes | memoryview, count: int, start: int, end: int) -> T
     if first > end:
         raise StoreError("the lengths of its texts are cut off.")
     lengths = np.frombuffer(raw, "<u4", count, start)
-    if first + int(lengths.sum()) != end:
+    if first + np.add.reduce(lengths) != end:
         raise StoreError("its texts are cut off.")
     return TextBlock(lengths, raw[first:end])
 
@@ -250,8 +253,10 @@ def unpack_record(raw: bytes | memoryview, layout: Layout, key_text: str, values
         status = np.frombuffer(raw, np.uint8, outputs, end - outputs).copy()
     if lives:
         life = np.frombuffer(raw, "<i8", lives, HEAD_STRUCT.size + 8 * outputs).astype(np.int64)
-    count = len(layout.texts.outputs) + len(layout.texts.lives) + (1 if flags & HASHED else 0)
-    texts = unpack_block(raw, count, end, len(raw) - 4) if count or len(raw) > end + 4 else None
+    texts = None
+    count = layout.own_texts + (1 if flags & HASHED else 0)
+    if words.size or lives or flags & HASHED or not count:  # else they are those of words not asked for
+        texts = unpack_block(raw, count, end, len(raw) - 4) if count or len(raw) > end + 4 else None
     if flags & HASHED and texts is not None:
         own = len(texts.utf8) - int(texts.lengths[-1])
         if texts.utf8[own:] != encode(key_text):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from lookback.windows.cache import jit
+from lookback.windows.cache import entry
 from lookback.windows.evaluate import COUNTED, EVALUATE, REQUEST, forget_hot, run
 from lookback.windows.layout import MAX_SPAN_MS, S_COLUMNS, Layout
 from lookback.windows.log import META_WORDS, grown
@@ -23,7 +23,7 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 
 
-@jit
+@entry
 def run_alone(
     heap, meta, life, ctl, hot, hot_ctl, shape, bounds, lanes, windows, groups, group_bounds, features,
     blob, ends, acc, flat, starts, slots, times, positions, values, flags, out, status,
