@@ -26,7 +26,7 @@ import numpy as np
 from lookback import reading
 from lookback.definition.expression_tree import EVENT_TIME
 from lookback.definition.loader import load
-from lookback.definition.on_demand import evaluate_on_demand_row
+from lookback.definition.on_demand import evaluate_row_in_order
 from lookback.definition.types import Stream
 from lookback.definition.values import parse_iso
 from lookback.definition.view import Definition, View, parse_request_value, request_value
@@ -294,7 +294,7 @@ class Client:
                 one = self.definition.on_demand[name]
                 for field in one.request_fields if source.name in one.streams else ():
                     known[field] = parse_request_value(source, source.fields[field], event)
-        computed = evaluate_on_demand_row(self.definition, known, selection.on_demand)
+        computed = evaluate_row_in_order(self.definition, known, selection.on_demand)
         for name in selection.on_demand:
             one = self.definition.on_demand[name]
             out.values[name] = computed[name]

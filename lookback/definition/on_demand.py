@@ -5,7 +5,7 @@ Owns: how Arrow and Python values enter and leave expressions. Refuses: reading 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -75,7 +75,15 @@ def evaluate_on_demand_row(
     values: under `view.feature_window` and request fields' names; decimals as Decimal (or int unscaled),
     times as int ms, null as None; an absent name is null. Decimals come back as Decimal.
     """
-    order: Iterable[str] = definition.on_demand if names is None else definition.needed(names)[1]
+    order = list(definition.on_demand) if names is None else definition.needed(names)[1]
+    found = evaluate_row_in_order(definition, values, order)
+    return found if names is None else {name: found[name] for name in order if name in names}
+
+
+def evaluate_row_in_order(
+    definition: Definition, values: Mapping[str, Any], order: Sequence[str]
+) -> dict[str, Any]:
+    """Do as `evaluate_on_demand_row` for names in an order in which each comes after those that it reads."""
     cells: dict[str, ColumnValues] = {}
     found: dict[str, Any] = {}
     for name in order:
@@ -84,8 +92,7 @@ def evaluate_on_demand_row(
             if needed not in cells:
                 cells[needed] = _cell(values.get(needed), one.names[needed])
         cells[name] = evaluate(one.tree, cells, 1)
-        if names is None or name in names:
-            found[name] = _to_python(cells[name], one.type)
+        found[name] = _to_python(cells[name], one.type)
     return found
 
 
