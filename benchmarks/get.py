@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 T0 = 1_700_000_000_000
 DAY = 86_400_000
 ROWS_AN_ENTITY = 40
+MANY = 4096  # entities read in one `get_many`
 WINDOWS = "[1m, 1h, 1d, 7d, 30d]"
 ONE_VIEW = f"""
 streams:
@@ -92,7 +93,11 @@ def write_of(view: View, batch: EventBatch) -> ViewWrite:
 
 
 def measure(definition: Definition, features: list[str], entities: int, reads: int) -> dict[str, float]:
-    """Return p50 and p99 in microseconds over random entities, the store's pages in memory."""
+    """Return p50 and p99 in microseconds over random entities, the store's pages in memory.
+
+    Beside the wall clock the thread's CPU time, which other processes on the same cores distort less, and how many
+    entities `get_many` reads a CPU second.
+    """
     rng = np.random.default_rng(1)
     batch = events_of(definition, entities, rng)
     with tempfile.TemporaryDirectory() as folder:
@@ -110,14 +115,24 @@ def measure(definition: Definition, features: list[str], entities: int, reads: i
         cards, merchants = (rng.integers(0, entities, reads + 500) for _ in range(2))
         now = int(batch.event_time_ms[-1]) + 1000
         with Client(definition, f"lmdb:{folder}/online", now=lambda: now) as client:
-            took = np.empty(reads + 500)
-            for i, (card, merchant) in enumerate(zip(cards.tolist(), merchants.tolist(), strict=True)):
-                entity = {"card": f"card {card}", "merchant": f"merchant {merchant}"}
-                start = time.perf_counter_ns()
+            took, cpu = np.empty(reads + 500), np.empty(reads + 500)
+            keys = [
+                {"card": f"card {card}", "merchant": f"merchant {merchant}"}
+                for card, merchant in zip(cards.tolist(), merchants.tolist(), strict=True)
+            ]
+            for i, entity in enumerate(keys):
+                start, start_cpu = time.perf_counter_ns(), time.thread_time_ns()
                 client.get(entity, features=features)
+                cpu[i] = time.thread_time_ns() - start_cpu
                 took[i] = time.perf_counter_ns() - start
+            start_cpu = time.thread_time_ns()
+            client.get_many(keys[:MANY], features=features)
+            many_s = (time.thread_time_ns() - start_cpu) / 1e9
     p50, p99 = np.percentile(took[500:] / 1000, [50, 99])
-    return {"features": len(features), "p50_us": round(float(p50), 1), "p99_us": round(float(p99), 1)}
+    cpu_p50, cpu_p99 = np.percentile(cpu[500:] / 1000, [50, 99])
+    found = {"p50_us": p50, "p99_us": p99, "cpu_p50_us": cpu_p50, "cpu_p99_us": cpu_p99}
+    many = {"many_keys_a_cpu_s": float(round(len(keys[:MANY]) / many_s))}
+    return {"features": len(features), **{name: round(float(us), 1) for name, us in found.items()}, **many}
 
 
 def main() -> None:

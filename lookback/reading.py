@@ -21,6 +21,9 @@ DISABLED = "disabled"  # null: the feature is switched off
 # What makes an on-demand feature's inputs, and so its value, less than they seem; the worst first.
 DOUBTS = (DISABLED, TRIMMED, OVERFLOW, STALE, UNKNOWN)
 
+_PLAIN = {int, float, str, bool, type(None)}  # what JSON has as it is
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
 
 @dataclass(slots=True)
 class Reading:
@@ -49,7 +52,9 @@ class Reading:
         return {
             "entity": self.entity,
             "as_of_ms": self.as_of_ms,
-            "values": {name: plain(value) for name, value in self.values.items()},
+            "values": {
+                name: value if type(value) in _PLAIN else plain(value) for name, value in self.values.items()
+            },
             "status": self.status,
             "age_ms": self.age_ms,
             "watermark_ms": self.watermark_ms,
@@ -57,7 +62,7 @@ class Reading:
 
     def to_json(self) -> str:
         """Return the reading as one line of JSON."""
-        return json.dumps(self.to_dict(), ensure_ascii=False)
+        return _encode(self.to_dict())
 
 
 def plain(value: Any) -> Any:

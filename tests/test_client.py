@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -14,12 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lookback.client import Client, to_ms
+from lookback import view_reader
+from lookback.client import Client, EntityError, to_ms
 from lookback.definition.loader import loads
 from lookback.definition.view import Definition, View
 from lookback.errors import StoreError, UsageError
 from lookback.events import EventBatch
 from lookback.stores import base
+from lookback.stores import lmdb as lmdb_module
 from lookback.stores.base import ViewWrite
 from lookback.stores.lmdb import LmdbStore
 from lookback.windows.log import Values, ViewLog
@@ -373,6 +377,64 @@ def test_many_entities_read_as_one(job: Job, client: Client, clock: Clock, rng: 
     assert many == [client.get(key, service="small") for key in keys]
     assert list(many[0].values) == ["cards.n_1m", "busy", "pairs.n_1d"]
     assert client.get_many([]) == []
+
+
+def test_threads_share_a_client(job: Job, client: Client, rng: np.random.Generator) -> None:
+    """Each thread reads all entities many times, with and without an event; all get what one alone gets."""
+    events = random_payments(rng, 200, DAY)
+    job.feed(events)
+    names = stored_names(client, "cards") + ["times_most", "busy"]
+    at = T0 + DAY
+    cards = [f"c{n}" for n in range(5)]
+    requests = [None, payment(at, merchant="m|2", device="new"), payment(at, merchant="never seen")]
+
+    def ask(card: str, request: Event | None) -> Any:
+        event = None if request is None else {**request, "card": card}
+        return client.get({"card": card}, features=names, event=event, at=at).to_dict()
+
+    alone = {(card, n): ask(card, request) for card in cards for n, request in enumerate(requests)}
+    wrong: list[Any] = []
+
+    def read_on(first: int) -> None:
+        try:
+            for turn in range(60):
+                card, n = cards[(first + turn) % 5], (first + turn // 5) % 3
+                if ask(card, requests[n]) != alone[card, n]:
+                    wrong.append((card, n))
+        except BaseException as error:
+            wrong.append(error)
+            raise
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=read_on, args=(first,)) for first in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert wrong == []
+
+
+def test_texts_of_requests_are_kept_nowhere(job: Job, client: Client) -> None:
+    """Entities without texts of their own share an empty table: it stays empty whatever is asked."""
+    for n in range(5):
+        for card in ("c1", "nobody"):
+            event = payment(T0 + n, card, merchant=f"shop {n}")
+            got = client.get({"card": card}, features=["cards.shops_1d"], event=event)
+            assert got.values == {"cards.shops_1d": [f"shop {n}"]}
+    assert list(view_reader.NO_TEXTS) == [""] and list(lmdb_module.NO_TEXTS) == [""]
+    assert job.events == 0
+
+
+def test_a_wrong_key_among_many_is_named(job: Job, client: Client) -> None:
+    job.feed([payment(T0)])
+    keys: list[Event] = [{"card": "c1"}] * 300 + [{"crad": "c1"}]
+    with pytest.raises(EntityError, match="card is missing") as error:
+        client.get_many(keys, features=["cards.n_1d"])
+    assert error.value.index == 300
 
 
 def test_json_is_as_documented(job: Job, client: Client, clock: Clock) -> None:

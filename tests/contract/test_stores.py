@@ -59,6 +59,30 @@ def test_what_is_written_is_read(opener: Opener) -> None:
     assert store.read([Lookup(FINGERPRINT, "nobody", PLAN)]) == [None]
 
 
+def test_a_records_arrays_are_its_own(opener: Opener) -> None:
+    """Kernels take them as they are: contiguous, writable, and a change harms no later reader."""
+    store = opener()
+    writer_of(store).write([write_of(PLAN, [Entity("c1", [(1, 1, 10, "a"), (2, 2, 20, None)])])])
+    record, again = read(store, "c1"), read(store, "c1")
+    for array in (record.rows.reshape(-1), record.words, record.status, record.life):
+        assert array.flags.c_contiguous and array.flags.writeable
+        array[:] = 7
+    other = read(store, "c1")
+    for name in ("rows", "words", "status", "life"):
+        assert np.array_equal(getattr(other, name), getattr(again, name))
+
+
+def test_a_lookup_says_what_it_has_no_use_for(opener: Opener) -> None:
+    store = opener()
+    rows: list[Row] = [(1, 1, 10, "a"), (2, 2, 20, None), (3, 3, 5, "a"), (4, 4, 5, "b")]
+    writer_of(store).write([write_of(PLAN, [Entity("c1", rows, last="b", merchants=["b", "a"])])])
+    whole = read(store, "c1")
+    (bare,) = store.read([Lookup(FINGERPRINT, "c1", PLAN, values=False, texts=False)])
+    assert bare is not None and np.array_equal(bare.rows[:3], whole.rows[:3])
+    first, _, third, fourth = bare.rows[-1].tolist()
+    assert first == third != fourth, "which texts are alike shows in their ids"
+
+
 def test_a_view_never_written_is_not_an_unknown_entity(opener: Opener) -> None:
     store = opener()
     writer_of(store)
