@@ -84,11 +84,12 @@ def write_of(view: View, batch: EventBatch) -> ViewWrite:
     found, newest = log.evaluate_newest(slots), log.newest_ms(slots)
     flat, starts, life, covers = log.export(slots)
     width = 2 + view.plan.width
+    every = np.ones(len(slots), np.bool_)
     logs = [flat[a:b].reshape(width, -1) for a, b in pairwise(starts)]
     return ViewWrite(
         view.name, view.fingerprint, 0, rows.keys, newest, newest, len(batch), int(newest.max()), found.words,
-        found.status, starts // width, np.concatenate(logs, axis=1), covers, np.ones(len(slots), np.bool_),
-        life, log.texts.get(range(len(log.texts))), {"payments/0": len(batch)},
+        found.status, starts // width, np.concatenate(logs, axis=1), covers, every,
+        every, life, log.texts.get(range(len(log.texts))), {"payments/0": len(batch)},
     )  # fmt: skip
 
 

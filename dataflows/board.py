@@ -4,8 +4,9 @@ The board decides no value. It bounds memory (a source too far ahead of the slow
 makes sources wait) and feeds progress; a torn read costs a little waiting, nothing else.
 
     board := header row[parts]      int64 each
-    header := pressure{WORKERS} waiting{WORKERS}
-    pressure[i] is worker i's bytes in dirty logs over its limit; waiting[i] is 1 while it waits for disk room
+    header := pressure{WORKERS} waiting{WORKERS} store_waits{WORKERS}
+    pressure[i] is worker i's bytes in dirty logs over its limit; waiting[i] is 1 while it waits for disk room,
+    store_waits[i] while it waits for the online store
     row := COLUMNS                  see the names below
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 WORKERS = 64
-HEADER = 2 * WORKERS
+HEADER = 3 * WORKERS
 (WATERMARK, OFFSET, ROWS, BYTES, LATE, AHEAD, BAD, NO_KEY, DONE, TOTAL, EVENT_TIME, FIRST, LOST) = range(13)
 COLUMNS = 16
 NEVER = -(2**62)
@@ -31,7 +32,8 @@ class Board:
         """Map the board at `path` for `parts` source partitions."""
         words = np.memmap(path, dtype=np.int64, mode="r+", shape=(HEADER + parts * COLUMNS,))
         self.pressure: npt.NDArray[np.int64] = words[:WORKERS]
-        self.waiting: npt.NDArray[np.int64] = words[WORKERS:HEADER]
+        self.waiting: npt.NDArray[np.int64] = words[WORKERS : 2 * WORKERS]
+        self.store_waits: npt.NDArray[np.int64] = words[2 * WORKERS : HEADER]
         self.rows: npt.NDArray[np.int64] = words[HEADER:].reshape(parts, COLUMNS)
 
     @staticmethod

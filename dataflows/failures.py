@@ -36,6 +36,7 @@ def note(error: BaseException) -> None:
         "message": text,
         "exit_code": error.exit_code if isinstance(error, (LookbackError, StateError)) else 1,
         "known": known,
+        "kind": type(error).__name__,
         "trace": "".join(traceback.format_exception(error))[-TRACE_CHARS:],
     }
     data = json.dumps(record).encode()

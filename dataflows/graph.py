@@ -15,7 +15,7 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from connectors.dead_letters import DeadLetterSink
-from connectors.online import OnlineSink
+from connectors.online import OnlineSink, Waiting, patiently
 from connectors.sources import open_source
 from connectors.training_sink import TrainingSink
 from dataflows.board import Board
@@ -26,6 +26,7 @@ from dataflows.live import LiveShard, MemoryBudget
 from dataflows.replay import ReplayShard
 from dataflows.settings import Part, Settings
 from dataflows.source import DEAD, EventSource
+from dataflows.store_waits import store_waits
 from dataflows.training_rows import Rows, rows_of
 from lookback.definition import Definition, View, load
 from lookback.errors import RefusedError
@@ -92,15 +93,20 @@ def _source(settings: Settings, definition: Definition, views: list[View], rows:
 def _live(settings: Settings, views: list[View], worker: int, items: Any) -> None:
     board = Board(settings.folder / "board", len(settings.parts))
     budget = MemoryBudget(settings, block_cache(min(64 << 20, settings.cache_bytes // 4)))
-    open_writer = _writer(settings, views)
+    waits = store_waits(settings.folder, board, worker)
+    open_writer = _writer(settings, views, waits)
     lateness_ms = max(view.stream.lateness_ms for view in views)
 
     def shard(pointer: tuple[int, int] | None) -> LiveShard:
-        return LiveShard(settings, specs(views), board, worker, open_writer, budget, pointer, lateness_ms)
+        return LiveShard(
+            settings, specs(views), board, worker, open_writer, waits, budget, pointer, lateness_ms
+        )  # fmt: skip
 
     values = op.stateful_batch("shard", items, shard)
     # The step's name holds the number of writers: Bytewax refuses a resumed step whose partitions are gone.
-    op.output(f"online_{settings.workers}", values, OnlineSink(settings.workers, open_writer, faults.reach))
+    op.output(
+        f"online_{settings.workers}", values, OnlineSink(settings.workers, open_writer, faults.reach, waits)
+    )
 
 
 def _replay(settings: Settings, rows: Rows, items: Any) -> None:
@@ -114,12 +120,16 @@ def _replay(settings: Settings, rows: Rows, items: Any) -> None:
     op.output("training", found, TrainingSink(rows.writer, streams, settings.folder))
 
 
-def _writer(settings: Settings, views: list[View]) -> Callable[[], StoreWriter]:
+def _writer(settings: Settings, views: list[View], waits: Waiting) -> Callable[[], StoreWriter]:
+    plans = {view.fingerprint: view.plan for view in views}
+    names = {view.fingerprint: view.name for view in views}
+
+    def open_writer() -> StoreWriter:
+        assert settings.store is not None
+        return open_store(settings.store, write=True).writer(plans, settings.generation, names)
+
     @cache
     def open_once() -> StoreWriter:
-        assert settings.store is not None
-        plans = {view.fingerprint: view.plan for view in views}
-        names = {view.fingerprint: view.name for view in views}
-        return open_store(settings.store, write=True).writer(plans, settings.generation, names)
+        return patiently(open_writer, waits)
 
     return open_once

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from bytewax.operators import StatefulBatchLogic
 
+from connectors.online import Waiting, patiently
 from dataflows.board import NEVER, Board
 from dataflows.disk import ROOM_BYTES, free_bytes, no_room
 from dataflows.failures import guarded
@@ -45,6 +46,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         board: Board,
         worker: int,
         open_writer: Callable[[], StoreWriter],
+        store_waits: Waiting,
         budget: MemoryBudget,
         pointer: tuple[int, int] | None,
         lateness_ms: int,
@@ -54,6 +56,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         self._board = board
         self._worker = worker
         self._open_writer = open_writer
+        self._store_waits = store_waits
         self._budget = budget
         self._pointer = pointer
         self._lateness_ms = lateness_ms  # the longest of all streams
@@ -106,13 +109,24 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         if self._pointer is not None:
             shard.check_pointer(self._pointer)
         writer = self._open_writer()
-        for view in shard.views:
+        for index, view in enumerate(shard.views):
             view.over_rows = row_limit(view.plan)
-            marks = writer.marks(view.fingerprint, number)
-            self._waiting.append(_Catchup(marks, lost=marks is None and shard.epoch > 0))
+            self._waiting.append(self._catchup(shard, index, writer))
         self._shard = shard
         self._board.waiting[self._worker] = 0
         faults.reach("0-open", number)
+
+    def _catchup(self, shard: Shard, index: int, writer: StoreWriter) -> _Catchup:
+        """Take a shard of the store over; return what its view waits for.
+
+        A store that kept less than it once acknowledged gets everything again: it was emptied, restarted without
+        its data, or is a replica that lagged behind.
+        """
+        fingerprint, number = shard.views[index].fingerprint, shard.shard
+        marks = patiently(lambda: writer.marks(fingerprint, number), self._store_waits)
+        kept = writer.kept(fingerprint, number)
+        lost = any(kept.get(part, -1) < offset for part, offset in shard.durable[index].items())
+        return _Catchup(marks, lost=lost or (marks is None and shard.epoch > 0))
 
     # --- step 1 ------------------------------------------------------------------------------------------
 
@@ -175,7 +189,10 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             rows = np.concatenate([rows[:, order], pieces], axis=1)
         order = np.argsort(owner, kind="stable")
         starts = np.searchsorted(owner[order], np.arange(len(slots) + 1))
-        return self._write(shard, view, slots, starts, rows[:, order], again)
+        rows = rows[:, order]
+        oldest = np.minimum.reduceat(rows[0], starts[:-1])
+        whole = (np.diff(starts) == view.log.lengths(slots)) & (oldest > view.log.covers_from_ms(slots))
+        return self._write(shard, view, slots, starts, rows, again, whole)
 
     def _whole(self, shard: Shard, index: int, view: ViewState, slots: I64) -> ViewWrite:
         """Return the write of these logs with all the rows they have; nothing of an entity that has expired."""
@@ -183,10 +200,11 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         view.fits_again(slots)
         rows, counts = view.rows_of(slots)
         starts = np.concatenate([[0], np.cumsum(counts)])
-        return self._write(shard, view, slots, starts, rows, np.ones(len(slots), bool))
+        every = np.ones(len(slots), bool)
+        return self._write(shard, view, slots, starts, rows, every, every)
 
     def _write(
-        self, shard: Shard, view: ViewState, slots: I64, starts: I64, rows: I64, replace: Any
+        self, shard: Shard, view: ViewState, slots: I64, starts: I64, rows: I64, replace: Any, whole: Any
     ) -> ViewWrite:
         values = view.log.evaluate_newest(slots)
         newest = view.log.newest_ms(slots)
@@ -208,6 +226,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             rows=rows,
             covers_from_ms=covers,
             replace=replace,
+            whole=whole,
             life=life,
             texts=texts,
             marks=dict(view.applied),
@@ -261,7 +280,7 @@ class _Catchup:
 
     def __init__(self, marks: dict[str, int] | None, *, lost: bool) -> None:
         self.marks = {} if faults.off("served_mark") else dict(marks or {})
-        self.lost = lost  # the store knows nothing of a shard that has state: all of it goes out again
+        self.lost = lost  # the store lacks what it once had: all of the shard goes out again
 
     def passed(self, view: ViewState) -> bool:
         return all(view.applied.get(part, -1) >= offset for part, offset in self.marks.items())

@@ -17,8 +17,9 @@ from dataflows.processes import run_workers
 from dataflows.progress import Progress
 from dataflows.settings import Part, Settings
 from dataflows.state_folder import StateFolder, source_places
+from dataflows.store_waits import StoreWatch
 from lookback.definition import Definition
-from lookback.errors import SourceError, UsageError
+from lookback.errors import SourceError, StoreLost, UsageError
 from lookback.stores.base import open_store
 from state import faults
 
@@ -77,9 +78,7 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
     parts = parts_of(definition, found, to_end=options.until_end)
     folder = StateFolder(options.state, definition, source.identity, [part.id for part in parts])
     try:
-        store = open_store(options.store, write=True)
-        generation = store.claim(str(options.state))
-        store.close()
+        generation = _claim(options)
         faults.reach("0-claim")
         settings = Settings(
             definition=str(Path(definition.path).resolve()),
@@ -106,7 +105,12 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
             generation=generation,
         )
         while True:
-            outcome, grown = _until_end_or_growth(settings, source, found, folder.path, options)
+            try:
+                outcome, grown = _until_end_or_growth(settings, source, found, folder.path, options)
+            except StoreLost as lost:
+                print(f"{lost}: all values are written again from the state", file=sys.stderr, flush=True)
+                settings = replace(settings, generation=_claim(options))
+                continue
             if not grown:
                 _publish(source, folder.path, settings.parts)
                 return outcome
@@ -115,6 +119,14 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
             folder.grow(source.identity, [part.id for part in settings.parts])
     finally:
         folder.close()
+
+
+def _claim(options: LiveOptions) -> int:
+    store = open_store(options.store, write=True)
+    try:
+        return store.claim(str(options.state))
+    finally:
+        store.close()
 
 
 def _until_end_or_growth(
@@ -130,7 +142,8 @@ def _until_end_or_growth(
 
     total = 0 if endless else sum(info.rows for info in found)
     with Progress("run", board, total, quiet=options.quiet) as progress:
-        ticks = [progress.tick, DiskWatch(board, folder).tick, *([] if watch is None else [watch.tick])]
+        ticks = [progress.tick, DiskWatch(board, folder).tick, StoreWatch(board, folder).tick]
+        ticks += [] if watch is None else [watch.tick]
         stopped = run_workers(settings, *ticks, until=grown)
         counts = progress.totals()
     return Outcome(stopped, counts["rows"] - counts["first"], counts), grown() and not stopped

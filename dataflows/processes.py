@@ -20,7 +20,7 @@ from dataflows import failures
 from dataflows.disk import ROOM_BYTES, free_bytes
 from dataflows.forked import Forked, may_fork
 from dataflows.settings import Settings
-from lookback.errors import LookbackError, RefusedError, UsageError
+from lookback.errors import LookbackError, RefusedError, StoreLost, UsageError
 from lookback.windows.cache import compiled_before
 
 POLL_SECONDS = 0.05
@@ -50,6 +50,8 @@ def _free_addresses(count: int) -> tuple[str, ...]:
 def _start(settings: Settings, before: Callable[[], None] | None) -> list[Worker]:
     folder = settings.folder
     path = folder / "settings.json"
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)  # the store's URI may hold a password
     path.write_text(settings.to_json())
     failure = folder / "failure.json"
     failures.prepare(failure)
@@ -110,7 +112,7 @@ def run_workers(
     until: the workers are drained once this is true; that is no person's stop. in_fork: workers may be forks of this
     process, and call this first (to let go of what the parent holds).
 
-    Raises WorkerFailed, or RefusedError where a worker refused to go on.
+    Raises WorkerFailed, RefusedError where a worker refused to go on, StoreLost where the store lost something.
     """
     settings = replace(settings, addresses=_free_addresses(settings.workers))
     stopped = drained = False
@@ -177,6 +179,8 @@ def _raise(settings: Settings, codes: list[int]) -> None:
     if record is not None and (record["known"] or (killed is None and not full)):
         if record["exit_code"] == RefusedError.exit_code:
             raise RefusedError(record["message"])
+        if record["kind"] == StoreLost.__name__:
+            raise StoreLost(record["message"])
         if record["exit_code"] == UsageError.exit_code:
             raise UsageError(record["message"])
         hint = "" if record["known"] else f" (see {_log(settings, codes)})"

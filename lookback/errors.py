@@ -5,6 +5,8 @@ LookbackError                    exit 1: the work failed
 │   └── DefinitionError          exit 2: a bad definition; one line a problem
 ├── RefusedError                 exit 3: refused to protect data
 └── SourceError, StoreError      exit 1: an outside system failed
+    ├── StoreBusy                it will take the same call later: a job waits, and says so
+    └── StoreLost                it lost what it had acknowledged: a job writes everything again
 """
 
 from __future__ import annotations
@@ -37,6 +39,14 @@ class SourceError(LookbackError):
 
 class StoreError(LookbackError):
     """An online store could not be read or written."""
+
+
+class StoreBusy(StoreError):
+    """An online store can't take this call just now; the same call may be made again."""
+
+
+class StoreLost(StoreError):
+    """An online store came back with less than it had acknowledged."""
 
 
 @dataclass(frozen=True, order=True)

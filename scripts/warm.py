@@ -1,10 +1,11 @@
-"""Compile all that is compiled on first use, the window kernels and the JSON decoder, and keep it on disk."""
+"""Compile all that is compiled on first use (window kernels, JSON decoder, packing for Redis), and keep it on disk."""
 
 from __future__ import annotations
 
 import time
 
 from connectors import decode_json
+from lookback.stores import redis_record
 from lookback.windows import warm
 from lookback.windows.cache import cache_dir
 
@@ -14,6 +15,7 @@ def main() -> None:
     started = time.perf_counter()
     warm.warm()
     decode_json.warm()
+    redis_record.warm()
     print(f"setup: compiled in {time.perf_counter() - started:.0f} s, kept in {cache_dir()}")
 
 

@@ -62,6 +62,9 @@ class Shard:
         self.views = [ViewState(v.name, v.fingerprint, v.plan, db) for v in views]
         self.watermarks: dict[str, int] = {}
         self.dirty: list[set[str]] = [set() for _ in views]
+        # Per view, the offsets whose values the online store has acknowledged for good: those before the dirty set's.
+        self.durable: list[dict[str, int]] = [{} for _ in views]
+        self._committed: list[dict[str, int]] = [{} for _ in views]
         self.epoch = 0
         self._restore()
 
@@ -96,12 +99,13 @@ class Shard:
         commit = json.loads(raw)
         self.epoch = commit["epoch"]
         self.watermarks = commit["watermarks"]
-        for view, dirty in zip(self.views, self.dirty, strict=True):
+        for index, view in enumerate(self.views):
             known = commit["views"].get(view.name)
             if known is not None:
                 view.applied = known["applied"]
                 view.sequence = known["sequence"]
-                dirty.update(known["dirty"])
+                self.dirty[index].update(known["dirty"])
+                self.durable[index] = known.get("durable", {})
 
     def pointer(self) -> tuple[int, int]:
         """Return what Bytewax stores for this shard in step 4: (shard, commits so far)."""
@@ -148,10 +152,12 @@ class Shard:
                     "applied": view.applied,
                     "sequence": view.sequence,
                     "dirty": sorted(dirty),
+                    "durable": durable,
                 }
-                for view, dirty in zip(self.views, self.dirty, strict=True)
+                for view, dirty, durable in zip(self.views, self.dirty, self.durable, strict=True)
             },
         }
+        self._committed = [dict(view.applied) for view in self.views]
         return [(keys.COMMIT, json.dumps(commit, ensure_ascii=False).encode())]
 
     def proved_durable(self, emitted: Sequence[bool]) -> None:
@@ -159,9 +165,10 @@ class Shard:
 
         emitted: view by view, whether its dirty keys went out; those that still wait for the served mark stay.
         """
-        for dirty, gone in zip(self.dirty, emitted, strict=True):
+        for index, gone in enumerate(emitted):
             if gone:
-                dirty.clear()
+                self.dirty[index].clear()
+                self.durable[index] = self._committed[index]
 
     def evict(self, cache_bytes: int) -> None:
         """Free clean logs until the caches hold at most `cache_bytes`."""

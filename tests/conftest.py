@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.services.kafka import Broker, jars, skip_reason
+from tests.services.valkey import Valkey, running
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = int(os.environ.get("LOOKBACK_SEED", "20240101"))
@@ -47,6 +48,20 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("no shared data; set LOOKBACK_SHARED to the folder that holds data/")
     return path
+
+
+@pytest.fixture(scope="session")
+def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """Return a Valkey server for the whole run; a test empties what it uses."""
+    with running(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """Return a Valkey server of this test's own, to stop, stall and restart."""
+    with running(tmp_path / "valkey") as server:
+        yield server
 
 
 @pytest.hookimpl(wrapper=True)

@@ -128,8 +128,9 @@ class Job:
             [
                 ViewWrite(
                     view.name, view.fingerprint, 0, keys, newest, newest, self.events, int(newest.max()),
-                    out.words, out.status, starts, rows, covers, np.full(len(keys), replace), life,
-                    log.texts.get(range(len(log.texts))), {"payments/0": self.events},
+                    out.words, out.status, starts, rows, covers, np.full(len(keys), replace),
+                    np.full(len(keys), replace), life, log.texts.get(range(len(log.texts))),
+                    {"payments/0": self.events},
                 )
             ]
         )  # fmt: skip

@@ -8,7 +8,7 @@ What holds for every store, whatever the order of writes and crashes:
     rows         a set keyed by (time, position): inserting one again changes nothing, and no fence applies
     values       fenced: a record lower in `sequence` or `as_of_ms` than the stored one is not taken
     covers_from  never falls; rows at or before it are not part of the record any more
-    marks        written in one transaction with the values that they describe; an offset never falls
+    marks        written with the values that they describe or before them; an offset never falls
     owner        one generation a (fingerprint, shard): the newest that wrote; an older one is refused
 """
 
@@ -31,6 +31,9 @@ Bool = npt.NDArray[np.bool_]
 
 NEVER = int(np.iinfo(np.int64).min)  # `covers_from_ms` of an entity that was never trimmed
 
+REDIS_SCHEMES = ("redis", "rediss", "unix")
+HOW = "write lmdb:PATH, the folder that `lookback run` writes to, or redis://HOST[:PORT][/DB]"
+
 MAX_ROWS = 1000  # rows an entity keeps in the online store,
 MAX_ROW_BYTES = 64 << 10  # and bytes of them: beyond either its record turns stale
 
@@ -52,6 +55,7 @@ class ViewWrite:
     row_starts, rows: rows[:, row_starts[i]:row_starts[i + 1]] are the rows of entity i that the store may
     not have yet, any order; TEXT columns index `texts`.
     replace[i]: the rows given are all that the entity has; what the store holds besides is deleted.
+    whole[i]: the rows given are all that the entity has, so a store that knows nothing of it lacks none.
     covers_from_ms[i]: evaluation reaches back to there, `NEVER` if nothing was dropped yet.
     life: int64[n, L] lifetime accumulators, the rows at or before covers_from_ms folded in; the ids named
     by `text_words` index `texts`.
@@ -72,6 +76,7 @@ class ViewWrite:
     rows: I64
     covers_from_ms: I64
     replace: Bool
+    whole: Bool
     life: I64
     texts: Sequence[str]
     marks: Mapping[str, int]
@@ -127,13 +132,28 @@ class StoreWriter(Protocol):
         Raises: RefusedError when a newer generation owns the shard.
         """
 
+    def kept(self, fingerprint: str, shard: int) -> dict[str, int]:
+        """Return the offsets whose values the store is sure to have; of a shard that `marks` took over.
+
+        Lower than the served mark after a crash within a write; lower than what was flushed only where the
+        store lost what it had acknowledged: then all must be written again.
+        """
+
     def write(self, writes: Sequence[ViewWrite]) -> list[I64]:
-        """Write all in one transaction; return for each the indices of entities whose record is stale.
+        """Write all; return for each the indices of entities whose record is stale.
 
-        A stale record takes rows again with a write that has `replace` set and fits `row_limit`.
+        Marks are written before values, or in one transaction with them. A stale record takes rows again
+        with a write that has `replace` set and fits `row_limit`.
 
-        Raises: RefusedError when a newer generation owns a shard, StoreError when the store fails; then
-        nothing was written, and the same call may be made again.
+        Raises: RefusedError when a newer generation owned a shard: nothing was written. StoreBusy, StoreError
+        when the store fails, StoreLost when it lacks what it acknowledged: some records may be written, the
+        marks say so, and the same call may be made again.
+        """
+
+    def send(self, writes: Sequence[ViewWrite]) -> None:
+        """Do as `write`, but perhaps not yet: the next call of this writer raises what went wrong.
+
+        After StoreBusy the same call may be made again: what was sent before is then written first.
         """
 
     def flush(self) -> None:
@@ -183,7 +203,11 @@ def open_store(uri: str, *, write: bool = False) -> OnlineStore:
             raise StoreError(
                 f"the online store {rest} can't be opened: {error.strerror or error}; name a folder you may use."
             ) from None
+    if scheme in REDIS_SCHEMES and rest.removeprefix("//"):
+        from lookback.stores.redis import RedisStore
+
+        return RedisStore(uri, write=write)
     if scheme == "lmdb" and colon:
-        raise UsageError("lmdb: names no folder: write lmdb:PATH, the folder that `lookback run` writes to.")
+        raise UsageError(f"lmdb: names no folder: {HOW}.")
     what = f"no store is called {scheme!r}" if colon else f"{uri!r} is no store URI"
-    raise UsageError(f"{what}: write lmdb:PATH, the folder that `lookback run` writes to.")
+    raise UsageError(f"{what}: {HOW}.")

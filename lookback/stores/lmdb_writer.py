@@ -96,6 +96,14 @@ class LmdbWriter:
 
         return self._env.writing(work)
 
+    def kept(self, fingerprint: str, shard: int) -> dict[str, int]:
+        """Return the offsets whose values the store has: the served mark, which is of the same transaction."""
+        return self.marks(fingerprint, shard) or {}
+
+    def send(self, writes: Sequence[ViewWrite]) -> None:
+        """Write all."""
+        self.write(writes)
+
     def write(self, writes: Sequence[ViewWrite]) -> list[I64]:
         """Write all in one transaction; return for each the indices of entities whose record is stale."""
         packed = [pack_keys(write.keys) for write in writes]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,19 +12,21 @@ from lookback.errors import RefusedError, StoreError, UsageError
 from lookback.stores import base
 from lookback.stores.base import NEVER, Lookup, OnlineStore, Record, StoreWriter, open_store, row_limit
 from lookback.windows.plan import ViewPlan
+from tests.contract.adapters import ADAPTERS
 from tests.stores.build import FINGERPRINT, HOUR, Entity, Row, plan_of, rows_of, values_of, write_of
 
 Opener = Callable[[], OnlineStore]
 PLAN = plan_of()
 
 
-@pytest.fixture(params=["lmdb"])
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+@pytest.fixture(params=ADAPTERS)
+def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
     """Give a way to open one new store again and again; closes what was opened."""
+    uri = ADAPTERS[request.param](request)
     opened: list[OnlineStore] = []
 
     def open_again() -> OnlineStore:
-        store = open_store(f"{request.param}:{tmp_path / 'online'}", write=True)
+        store = open_store(uri, write=True)
         opened.append(store)
         return store
 
@@ -221,10 +222,54 @@ def test_a_write_is_all_or_nothing(opener: Opener) -> None:
     assert rows_of(PLAN, read(store, "c1")) == [(1, 1, 1, "other"), (2, 2, 2, "new text")]
 
 
+def test_what_is_kept_follows_the_marks(opener: Opener) -> None:
+    store = opener()
+    writer = writer_of(store)
+    assert writer.marks(FINGERPRINT, 0) is None and writer.kept(FINGERPRINT, 0) == {}
+    writer.write([write_of(PLAN, [Entity("c1")], marks={"t/0": 5})])
+    assert writer.kept(FINGERPRINT, 0) == {"t/0": 5}
+    writer.write([write_of(PLAN, [Entity("c1")], marks={"t/0": 4, "t/1": 7})])
+    assert writer.kept(FINGERPRINT, 0) == {"t/0": 5, "t/1": 7}
+    again = writer_of(opener())
+    assert again.marks(FINGERPRINT, 0) == again.kept(FINGERPRINT, 0) == {"t/0": 5, "t/1": 7}
+
+
+def test_what_is_sent_is_written_by_the_next_call(opener: Opener) -> None:
+    store = opener()
+    writer = writer_of(store)
+    for sequence in (1, 2, 3):
+        writer.send(
+            [write_of(PLAN, [Entity("c1", amount=sequence)], sequence=sequence, marks={"t/0": sequence})]
+        )
+    writer.flush()
+    assert int(read(store, "c1").words[0]) == 3
+    assert store.marks(FINGERPRINT, 0) == writer.kept(FINGERPRINT, 0) == {"t/0": 3}
+    newer = writer_of(opener(), job="second")
+    newer.marks(FINGERPRINT, 0)
+    with pytest.raises(RefusedError, match="'second'"):
+        writer.send([write_of(PLAN, [Entity("c1", amount=4)], sequence=4)])
+        writer.flush()
+    assert int(read(store, "c1").words[0]) == 3
+    writer.close()
+
+
 def test_long_keys_are_told_apart(opener: Opener) -> None:
     store = opener()
     writer = writer_of(store)
-    keys = ["x" * 480, "x" * 481, "x" * 5000, "é" * 240, "é" * 241, "|" * 600]
+    keys = [
+        "x" * 200,
+        "x" * 201,
+        "x" * 480,
+        "x" * 481,
+        "x" * 5000,
+        "é" * 240,
+        "é" * 241,
+        "|" * 600,
+        "a{b}%",
+        "{",
+        "%7B",
+        "\ud800",
+    ]
     entities = [Entity(key, [(i, i, i, "m")], amount=i) for i, key in enumerate(keys)]
     writer.write([write_of(PLAN, entities, sequence=1)])
     writer.write([write_of(PLAN, [Entity(keys[2], amount=99)], sequence=0)])  # refused: the record is kept
@@ -234,7 +279,8 @@ def test_long_keys_are_told_apart(opener: Opener) -> None:
 
 def test_what_was_written_is_there_after_opening_again(opener: Opener) -> None:
     store = opener()
-    writer = writer_of(store)
+    first = store.claim("job")
+    writer = store.writer({FINGERPRINT: PLAN}, first, {FINGERPRINT: "cards"})
     writer.write([write_of(PLAN, [Entity("c1", [(1, 1, 1, "a")], amount=5)], marks={"t/0": 1})])
     writer.flush()
     writer.close()
@@ -242,7 +288,7 @@ def test_what_was_written_is_there_after_opening_again(opener: Opener) -> None:
     again = opener()
     assert rows_of(PLAN, read(again, "c1")) == [(1, 1, 1, "a")]
     assert again.marks(FINGERPRINT, 0) == {"t/0": 1}
-    assert again.claim("job") == 2
+    assert again.claim("job") > first
 
 
 @dataclass

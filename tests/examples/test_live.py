@@ -97,6 +97,7 @@ def written(cards: View, batch: EventBatch, path: Path) -> tuple[str, pa.Table]:
                     rows=np.zeros((2 + cards.plan.width, 0), np.int64),
                     covers_from_ms=now - 1,
                     replace=np.ones(len(touched), np.bool_),
+                    whole=np.ones(len(touched), np.bool_),
                     life=np.zeros((len(touched), log.life_words), np.int64),
                     texts=used,
                     marks={"transactions/0": int(half[-1])},

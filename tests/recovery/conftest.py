@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SEED
+from tests.contract.adapters import ADAPTERS
 from tests.recovery.events import Archive, make_archive, write_definition
 from tests.recovery.job import Job
 from tests.recovery.served import Checker, Seen, picture
@@ -38,8 +39,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     archive = make_archive(folder / "archive", seed=SEED)
     job = Job(folder, definition, archive, jitter_rows=None, epoch="1s")
     job.finish()
-    seen = picture(definition, job.store, archive)
+    seen = picture(definition, job.uri, archive)
     return Undisturbed(folder, definition, archive, seen, dead_letters(job))
+
+
+@pytest.fixture(params=["lmdb", "redis"])
+def store_uri(request: pytest.FixtureRequest) -> str:
+    """Return the URI of each kind of store in turn, new and empty; "" where each job has its own in its folder."""
+    return "" if request.param == "lmdb" else ADAPTERS[request.param](request)
 
 
 @pytest.fixture

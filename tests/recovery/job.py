@@ -58,6 +58,7 @@ class Job:
     kills: list[str] = field(default_factory=list)
     state_at: Path | None = None
     store_at: Path | None = None
+    server: str = ""  # URI of a store that is no folder
 
     @property
     def state(self) -> Path:
@@ -68,6 +69,11 @@ class Job:
     def store(self) -> Path:
         """Return the online store's folder."""
         return self.store_at or self.folder / "store"
+
+    @property
+    def uri(self) -> str:
+        """Return the online store's URI."""
+        return self.server or f"lmdb:{self.store}"
 
     def start(self, fault: str = "", **environment: str) -> Run:
         """Start it; `fault` arms a fault point, POINT[:COUNT]."""
@@ -85,7 +91,7 @@ class Job:
         (self.state / "pids").unlink(missing_ok=True)
         (self.state / "board").unlink(missing_ok=True)
         arguments = [
-            "run", str(self.definition), "--source", self.archive.uri, "--store", f"lmdb:{self.store}",
+            "run", str(self.definition), "--source", self.archive.uri, "--store", self.uri,
             "--state", str(self.state), "--workers", str(self.workers), "--epoch", self.epoch,
             "--until-end", "--quiet", *self.options,
         ]  # fmt: skip

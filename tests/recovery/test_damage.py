@@ -142,7 +142,7 @@ def put_back(kept: Path, state: Path, harmed: dict[str, list[str]]) -> None:
 def test_refused_by_name_and_put_back_it_goes_on(copy: Job, undisturbed: Undisturbed) -> None:
     """All damages in turn, each refused and then mended by putting back what it took; then to the end."""
     kept = copy.folder / "kept"
-    with Poller(copy.store, copy.definition, copy.archive) as poller:
+    with Poller(copy.uri, copy.definition, copy.archive) as poller:
         for damage in DAMAGES:
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(copy.state, kept)
@@ -155,7 +155,7 @@ def test_refused_by_name_and_put_back_it_goes_on(copy: Job, undisturbed: Undistu
             put_back(kept, copy.state, harmed)
         copy.finish()
     assert_right(poller.checker)
-    assert picture(copy.definition, copy.store, copy.archive) == undisturbed.picture
+    assert picture(copy.definition, copy.uri, copy.archive) == undisturbed.picture
     assert dead_letters(copy) == undisturbed.letters
 
 
@@ -193,13 +193,13 @@ def test_two_jobs_on_one_state(copy: Job, undisturbed: Undisturbed) -> None:
     assert ended.code == 3 and "another job runs on the state" in ended.said, ended
     assert first.process.poll() is None and pids
     assert first.wait().code == 0, "the job that was there first is not disturbed"
-    assert picture(copy.definition, copy.store, copy.archive) == undisturbed.picture
+    assert picture(copy.definition, copy.uri, copy.archive) == undisturbed.picture
 
 
 def test_two_jobs_on_one_store(new_job: Callable[..., Job], undisturbed: Undisturbed) -> None:
     """The newer job takes the store over, the older one is refused by name; no value goes back."""
     old = new_job()
-    with Poller(old.store, old.definition, old.archive) as poller:
+    with Poller(old.uri, old.definition, old.archive) as poller:
         run = old.start()
         begun = run.until(run.rows, "a first batch")
         run.until(lambda: run.rows() > begun + 500, "500 rows more")
@@ -209,7 +209,7 @@ def test_two_jobs_on_one_store(new_job: Callable[..., Job], undisturbed: Undistu
     assert ended.code == 3 and "has taken over the online store" in ended.said, ended
     assert str(new.state) in ended.said, "the refusal names the job that has taken over"
     assert_right(poller.checker)
-    assert picture(new.definition, new.store, new.archive) == undisturbed.picture
+    assert picture(new.definition, new.uri, new.archive) == undisturbed.picture
 
 
 def test_damaged_store_then_an_empty_one(copy: Job, undisturbed: Undisturbed) -> None:
@@ -220,10 +220,10 @@ def test_damaged_store_then_an_empty_one(copy: Job, undisturbed: Undisturbed) ->
     assert len(ended.said.strip().splitlines()) == 1
     shutil.rmtree(copy.store)
     copy.finish()
-    assert picture(copy.definition, copy.store, copy.archive) == undisturbed.picture
+    assert picture(copy.definition, copy.uri, copy.archive) == undisturbed.picture
     shutil.rmtree(copy.store)
     copy.finish()  # nothing is new, and all is written again
-    assert picture(copy.definition, copy.store, copy.archive) == undisturbed.picture
+    assert picture(copy.definition, copy.uri, copy.archive) == undisturbed.picture
 
 
 def test_workers_die_with_the_parent(copy: Job) -> None:

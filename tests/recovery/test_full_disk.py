@@ -53,7 +53,7 @@ def test_the_state_waits_for_room(
 ) -> None:
     with small_disk(tmp_path / "disk", 96 * MIB) as disk:
         job = new_job(state_at=disk / "state")
-        with Poller(job.store, job.definition, job.archive) as poller:
+        with Poller(job.uri, job.definition, job.archive) as poller:
             run = job.start()
             run.until(lambda: run.rows() > 600, "every shard at work")
             # A commit that is under way as the disk fills has looked for room before: it may still finish.
@@ -66,7 +66,7 @@ def test_the_state_waits_for_room(
         assert ended.code == 0, ended
         assert "make room; the job waits and then goes on" in ended.said
         assert_right(poller.checker)
-        assert picture(job.definition, job.store, job.archive) == undisturbed.picture
+        assert picture(job.definition, job.uri, job.archive) == undisturbed.picture
 
 
 def test_stopped_while_it_waits(
@@ -85,7 +85,7 @@ def test_stopped_while_it_waits(
         (disk / "ballast").unlink()
         job.jitter_rows = None
         job.finish()
-        assert picture(job.definition, job.store, job.archive) == undisturbed.picture
+        assert picture(job.definition, job.uri, job.archive) == undisturbed.picture
 
 
 def test_filled_to_the_last_byte_at_any_moment(
@@ -107,7 +107,7 @@ def test_filled_to_the_last_byte_at_any_moment(
             assert ended.code == 1
             job.jitter_rows = None
             job.finish()
-        assert picture(job.definition, job.store, job.archive) == undisturbed.picture
+        assert picture(job.definition, job.uri, job.archive) == undisturbed.picture
 
 
 def test_a_database_tries_the_same_batch_again(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_the_online_store_has_no_room(
         assert len(ended.said.strip().splitlines()) == 1, ended
         subprocess.run(["mount", "-o", f"remount,size={64 * MIB}", str(disk)], check=True)
         job.finish()
-        assert picture(job.definition, job.store, job.archive) == undisturbed.picture
+        assert picture(job.definition, job.uri, job.archive) == undisturbed.picture
 
 
 def test_the_dead_letters_have_no_room(
@@ -170,4 +170,4 @@ def test_the_dead_letters_have_no_room(
         job.jitter_rows = None
         job.finish()
         assert {p.name: p.read_bytes() for p in letters.glob("*.jsonl")} == undisturbed.letters
-        assert picture(job.definition, job.store, job.archive) == undisturbed.picture
+        assert picture(job.definition, job.uri, job.archive) == undisturbed.picture

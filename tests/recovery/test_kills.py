@@ -20,30 +20,32 @@ STEPS = [
 
 def finish(job: Job, plan: list[str], undisturbed: Undisturbed, done: int = 0) -> None:
     """Kill the job at each point in turn, let it finish, hold what a reader saw against the events."""
-    with Poller(job.store, job.definition, job.archive) as poller:
+    with Poller(job.uri, job.definition, job.archive) as poller:
         for point in plan[done:]:
             job.kill_at(point)
         job.jitter_rows = None
         job.finish()
     assert job.kills == plan
     assert_right(poller.checker)
-    assert picture(job.definition, job.store, job.archive) == undisturbed.picture
+    assert picture(job.definition, job.uri, job.archive) == undisturbed.picture
     assert dead_letters(job) == undisturbed.letters
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_every_commit_step(new_job: Callable[..., Job], undisturbed: Undisturbed, round_: int) -> None:
+def test_every_commit_step(
+    new_job: Callable[..., Job], undisturbed: Undisturbed, store_uri: str, round_: int
+) -> None:
     plan = list(STEPS)
     random.Random(SEED + round_).shuffle(plan)
-    finish(new_job(seed=SEED + round_), plan, undisturbed)
+    finish(new_job(seed=SEED + round_, server=store_uri), plan, undisturbed)
 
 
 def test_a_second_kill_while_the_first_is_caught_up(
-    new_job: Callable[..., Job], undisturbed: Undisturbed
+    new_job: Callable[..., Job], undisturbed: Undisturbed, store_uri: str
 ) -> None:
     """Epochs that are committed before the served mark is passed keep in mind what is still to go out."""
-    job = new_job()
-    with Poller(job.store, job.definition, job.archive) as poller:
+    job = new_job(server=store_uri)
+    with Poller(job.uri, job.definition, job.archive) as poller:
         job.epoch = "30s"
         job.kill_at("2-after:60")  # the store is far ahead of the state, which has committed nothing
         job.epoch = "50ms"
@@ -52,7 +54,7 @@ def test_a_second_kill_while_the_first_is_caught_up(
         job.jitter_rows = None
         job.finish()
     assert_right(poller.checker)
-    assert picture(job.definition, job.store, job.archive) == undisturbed.picture
+    assert picture(job.definition, job.uri, job.archive) == undisturbed.picture
     assert dead_letters(job) == undisturbed.letters
 
 
@@ -67,10 +69,12 @@ def test_while_starting(new_job: Callable[..., Job], undisturbed: Undisturbed) -
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_two_workers_anywhere(new_job: Callable[..., Job], undisturbed: Undisturbed, round_: int) -> None:
+def test_two_workers_anywhere(
+    new_job: Callable[..., Job], undisturbed: Undisturbed, store_uri: str, round_: int
+) -> None:
     dice = random.Random(SEED + round_)
-    job = new_job(seed=SEED + round_, workers=2)
-    with Poller(job.store, job.definition, job.archive) as poller:
+    job = new_job(seed=SEED + round_, server=store_uri, workers=2)
+    with Poller(job.uri, job.definition, job.archive) as poller:
         for number in range(3):
             job.epoch = dice.choice(["50ms", "300ms", "2s"])
             job.kill_somewhere(dice, parent=number == 1)
@@ -79,5 +83,5 @@ def test_two_workers_anywhere(new_job: Callable[..., Job], undisturbed: Undistur
         job.finish()
     assert len(job.kills) == 4
     assert_right(poller.checker)
-    assert picture(job.definition, job.store, job.archive) == undisturbed.picture
+    assert picture(job.definition, job.uri, job.archive) == undisturbed.picture
     assert dead_letters(job) == undisturbed.letters

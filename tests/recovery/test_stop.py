@@ -13,7 +13,7 @@ from tests.recovery.served import Poller, picture
 def test_sigterm_then_sigint_then_the_end(new_job: Callable[..., Job], undisturbed: Undisturbed) -> None:
     job = new_job(epoch="30s", workers=2)  # an epoch that only the stop ends
     counted = 0
-    with Poller(job.store, job.definition, job.archive) as poller:
+    with Poller(job.uri, job.definition, job.archive) as poller:
         for number in (signal.SIGTERM, signal.SIGINT):
             run = job.start()
             before = run.until(run.rows, "a first batch")
@@ -29,4 +29,4 @@ def test_sigterm_then_sigint_then_the_end(new_job: Callable[..., Job], undisturb
         ended = job.finish()
     assert f"done: {job.archive.events - counted:,} new events, {job.archive.events:,} in all" in ended.said
     assert_right(poller.checker)
-    assert picture(job.definition, job.store, job.archive) == undisturbed.picture
+    assert picture(job.definition, job.uri, job.archive) == undisturbed.picture

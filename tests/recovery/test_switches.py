@@ -29,7 +29,7 @@ def test_switched_off_it_is_caught(new_job: Callable[..., Job], protection: str)
     for number in range(TRIES):
         dice = random.Random(SEED + number)
         job = new_job(seed=SEED + number, off=protection)
-        with Poller(job.store, job.definition, job.archive) as poller:
+        with Poller(job.uri, job.definition, job.archive) as poller:
             for epoch, point in PLANS[protection]:
                 job.epoch = epoch
                 name, _, bounds = point.partition("{")

@@ -38,6 +38,7 @@ class Entity:
     as_of_ms: int = 0
     covers_from_ms: int = NEVER
     replace: bool = False
+    whole: bool = True
     amount: int = 0
     count: int = 0
     last: str | None = None
@@ -90,6 +91,7 @@ def write_of(
         row_starts=starts.astype(np.int64), rows=np.ascontiguousarray(table),
         covers_from_ms=np.array([entity.covers_from_ms for entity in entities], np.int64),
         replace=np.array([entity.replace for entity in entities], np.bool_),
+        whole=np.array([entity.whole for entity in entities], np.bool_),
         life=np.zeros((n, 0), np.int64), texts=texts or [""], marks=marks or {},
     )  # fmt: skip
 

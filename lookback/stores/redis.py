@@ -1,0 +1,165 @@
+"""The online store in a Redis or Valkey server, read by any number of processes, and by any client.
+
+Owns: claims, versions and reading. Refuses: the bytes (`redis_record`), what the server does (`redis_scripts`),
+the order of a write (`redis_writer`), connections (`redis_connection`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lookback.errors import RefusedError, StoreError, UsageError
+from lookback.stores.base import Lookup, Record
+from lookback.stores.redis_connection import OLDEST, Connection, Script, Server
+from lookback.stores.redis_record import (
+    FORMAT_KEY,
+    VERSION,
+    VIEWS_KEY,
+    Layout,
+    entity_part,
+    key_prefix,
+    shard_key,
+)
+from lookback.stores.redis_scripts import CLAIM, READ
+from lookback.stores.redis_writer import RedisWriter
+from lookback.windows.plan import ViewPlan
+
+_CLAIM, _READ = Script(CLAIM), Script(READ)
+
+
+class RedisStore:
+    """An online store in a server; see `OnlineStore`."""
+
+    def __init__(self, uri: str, *, write: bool = False) -> None:
+        self._server = Server(uri)
+        self._writable = write
+        self._views: dict[str, tuple[bytes, Layout]] = {}
+        try:
+            with self._server.connection() as connection:
+                self._look(connection)
+        except BaseException:
+            self._server.close()
+            raise
+
+    def _look(self, connection: Connection) -> None:
+        """Refuse a server or a content that this release can't do with."""
+        found = connection.call("GET", FORMAT_KEY)
+        if found is not None and (not found.isdigit() or int(found) > int(VERSION)):
+            raise RefusedError(
+                f"{self._server.name} holds an online store of layout {found.decode()}, this release knows up to "
+                f"{VERSION}: use the release that wrote it, or name another database."
+            )
+        if not self._writable:
+            return
+        info = _info(connection.call("INFO"))
+        version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
+        if version < OLDEST:
+            raise StoreError(
+                f"{self._server.name} runs Redis {info['redis_version']}: 7.0 or Valkey is needed."
+            )
+        if info.get("redis_mode") == "cluster" or info.get("cluster_enabled") == "1":
+            raise StoreError(
+                f"{self._server.name} is a Redis Cluster, which this release can't write to: name a single "
+                "server, with replicas if you like."
+            )
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction" and int(info.get("maxmemory", "0")):
+            raise RefusedError(
+                f"{self._server.name} would evict records that still count (maxmemory-policy {policy}): set it to "
+                "noeviction; records expire by themselves."
+            )
+        if found is None:
+            connection.call("SET", FORMAT_KEY, VERSION)
+
+    # ---- who writes
+
+    def claim(self, job: str) -> int:
+        """Return a new generation for this run of `job`."""
+        self._check_writable()
+        with self._server.connection() as connection:
+            return int(connection.run(_CLAIM, job))
+
+    def writer(self, plans: Mapping[str, ViewPlan], generation: int, names: Mapping[str, str]) -> RedisWriter:
+        """Open for writing the views of `plans`."""
+        self._check_writable()
+        pairs = [word for fingerprint in plans for word in (fingerprint, names.get(fingerprint, ""))]
+        with self._server.connection() as connection:
+            connection.call("HSET", VIEWS_KEY, *pairs)
+        return RedisWriter(self._server, plans, generation)
+
+    def _check_writable(self) -> None:
+        if not self._writable:
+            raise UsageError(
+                f"the online store {self._server.name} was opened for reading: open it with write=True."
+            )
+
+    # ---- what is there
+
+    def marks(self, fingerprint: str, shard: int) -> dict[str, int] | None:
+        """Return the shard's served mark, None where the store knows nothing of it."""
+        with self._server.connection() as connection:
+            raw = connection.call("HGET", shard_key(fingerprint, shard), "mark")
+        return None if raw is None else {str(part): int(offset) for part, offset in json.loads(raw).items()}
+
+    def versions(self) -> dict[str, str]:
+        """Return fingerprint -> view name of all views that were ever written here."""
+        with self._server.connection() as connection:
+            flat = connection.call("HGETALL", VIEWS_KEY)
+        return {key.decode(): name.decode() for key, name in zip(flat[::2], flat[1::2], strict=True)}
+
+    # ---- reading
+
+    def read(self, lookups: Sequence[Lookup]) -> list[Record | None]:
+        """Return each record as of one moment, None where the entity is unknown."""
+        if not lookups:
+            return []
+        views = [self._view(lookup) for lookup in lookups]
+        words: list[bytes] = []
+        for lookup, (prefix, layout) in zip(lookups, views, strict=True):
+            how = (b"v" if lookup.values else b"") + (b"" if layout.texts.rows else b"j")
+            words += [prefix + entity_part(lookup.key) + b"}", how]
+        with self._server.connection() as connection:
+            replies = connection.run(_READ, *words)
+        return [
+            None if reply is None else self._one(layout, reply, lookup)
+            for lookup, (_, layout), reply in zip(lookups, views, replies, strict=True)
+        ]
+
+    def _one(self, layout: Layout, reply: list[Any], lookup: Lookup) -> Record:
+        try:
+            return layout.read(reply, lookup)
+        except (StoreError, RefusedError) as error:
+            kind, why = type(error), str(error)
+        except (ValueError, TypeError, IndexError) as error:
+            kind, why = StoreError, f"the record is damaged: {error}."
+        raise kind(
+            f"the online store {self._server.name} can't give entity {lookup.key!r} of view "
+            f"{lookup.fingerprint[:12]}: {why}"
+        )
+
+    def _view(self, lookup: Lookup) -> tuple[bytes, Layout]:
+        """Return a view's key prefix and layout; raises StoreError for one never written."""
+        known = self._views.get(lookup.fingerprint)
+        if known is None:
+            with self._server.connection() as connection:
+                name = connection.call("HGET", VIEWS_KEY, lookup.fingerprint)
+            if name is None:
+                raise StoreError(
+                    f"the online store {self._server.name} has never seen a view with fingerprint "
+                    f"{lookup.fingerprint[:12]}: run the job with this definition."
+                )
+            known = key_prefix(name.decode(), lookup.fingerprint), Layout(lookup.plan)
+            self._views[lookup.fingerprint] = known
+        return known
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._server.close()
+
+
+def _info(raw: bytes) -> dict[str, str]:
+    """Return what INFO says, by name."""
+    lines = (line.partition(":") for line in raw.decode().splitlines() if not line.startswith("#"))
+    return {name: value for name, _, value in lines}

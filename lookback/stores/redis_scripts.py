@@ -1,0 +1,210 @@
+"""What the server does in one step: the Lua scripts, each with its arguments and its answer.
+
+Owns: fences, the set of rows, limits, trims, expiry, as far as they must not come apart. Refuses: the bytes
+that it stores (`redis_pack`).
+
+A script runs alone on the server, so it takes a piece of a write (`PIECE` records, about a millisecond) and
+readers get their turn between pieces. Scripts begin with `#!lua`: a server out of memory then refuses a
+script before its first command, never half-way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+OWNER, LOST, TYPE = "LOOKBACK-OWNER", "LOOKBACK-LOST", "LOOKBACK-TYPE"  # how errors of ours begin
+LUA_FEATURES = 80  # set by one call: a function of Lua's takes up to some 200 values
+
+# ARGV: job. -> the new generation, a number above all before, also above those that a failover lost
+CLAIM = """#!lua
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local generation = math.max(tonumber(redis.call('GET', 'lookback:generation') or '0') + 1, now)
+generation = string.format('%.0f', generation)
+redis.call('SET', 'lookback:generation', generation)
+redis.call('ZADD', 'lookback:claims', generation, ARGV[1])
+redis.call('ZREMRANGEBYRANK', 'lookback:claims', 0, -1001)
+return generation
+"""
+
+_REFUSE = """
+local function refuse(key, owner)
+  local job = redis.call('ZRANGEBYSCORE', 'lookback:claims', owner, owner)[1]
+  return redis.error_reply('LOOKBACK-OWNER ' .. key .. ' ' .. (job or '?'))
+end
+"""
+
+# ARGV: generation, key of a shard. -> {mark, kept}; false where the store has none
+TAKE = (
+    "#!lua"
+    + _REFUSE
+    + """
+local found = redis.call('HMGET', ARGV[2], 'generation', 'mark', 'kept')
+if found[1] and tonumber(found[1]) > tonumber(ARGV[1]) then return refuse(ARGV[2], found[1]) end
+redis.call('HSET', ARGV[2], 'generation', ARGV[1])
+return {found[2], found[3]}
+"""
+)
+
+# ARGV: generation, (key of a shard, the mark that it must have kept, the mark of this write)*
+# All shards are looked at before any is changed. A `kept` that is this write's own: it was written, the
+# answer got lost.
+BEGIN = (
+    "#!lua"
+    + _REFUSE
+    + """
+local generation = ARGV[1]
+for i = 2, #ARGV, 3 do
+  local found = redis.call('HMGET', ARGV[i], 'generation', 'kept')
+  if found[1] and tonumber(found[1]) > tonumber(generation) then return refuse(ARGV[i], found[1]) end
+  local kept = found[2] or ''
+  if found[1] ~= generation or (kept ~= ARGV[i + 1] and kept ~= ARGV[i + 2]) then
+    return redis.error_reply('LOOKBACK-LOST ' .. ARGV[i])
+  end
+end
+for i = 2, #ARGV, 3 do redis.call('HSET', ARGV[i], 'mark', ARGV[i + 2]) end
+return redis.status_reply('OK')
+"""
+)
+
+# ARGV as for BEGIN. A late repeat of an older write's finds another `kept` and changes nothing.
+END = """#!lua
+for i = 2, #ARGV, 3 do
+  local found = redis.call('HMGET', ARGV[i], 'generation', 'kept')
+  if found[1] == ARGV[1] and (found[2] or '') == ARGV[i + 1] then
+    redis.call('HSET', ARGV[i], 'kept', ARGV[i + 2])
+  end
+end
+return redis.status_reply('OK')
+"""
+
+# ARGV: generation, key of the shard, sequence, watermark, record*   (see redis_pack)
+# -> the indices of the records that are stale
+_WRITE = """#!lua
+local A, call, pcall, unpacked = ARGV, redis.call, redis.pcall, cmsgpack.unpack
+local generation, sequence, watermark = A[1], A[3], A[4]
+local owner = call('HGET', A[2], 'generation')
+if owner ~= generation then
+  if owner and tonumber(owner) > tonumber(generation) then return refuse(A[2], owner) end
+  return redis.error_reply('LOOKBACK-LOST ' .. A[2])
+end
+local counted, EXACT = tonumber(sequence), 9007199254740992  -- scores are doubles
+local stale_ones = {}
+for i = 5, #A do
+  local R = unpacked(A[i])
+  local key, flags, count = R[1], R[5], (#R - FIRST + 1) / 2
+  local rows = key .. ':rows'
+  local old = pcall('HMGET', key, '_sequence', '_as_of_ms', '_covers_from_ms', '_stale', '_expires_ms',
+                    '_generation', '_status')
+  if old.err then return redis.error_reply('LOOKBACK-TYPE ' .. key) end
+  local there = old[1]
+  local taken = not there or (counted >= tonumber(there) and tonumber(R[3]) >= tonumber(old[2]))
+  local replace = taken and string.find(flags, 'r', 1, true)
+  local stale = old[4] == '1' and not replace
+  local was_stale = stale
+  local covers = old[3] or ''
+  if taken and R[4] ~= '' and (covers == '' or tonumber(R[4]) > tonumber(covers)) then covers = R[4] end
+  if not there and R[6] ~= '' and not string.find(flags, 'w', 1, true) then
+    -- It expired: what is not given lies KEPT_MS back at least.
+    local gone = call('TIME')[1] * 1000 - KEPT_MS
+    if covers == '' or gone > tonumber(covers) then covers = string.format('%.0f', gone) end
+  end
+  if replace then call('DEL', rows) end
+  if string.find(flags, 's', 1, true) then stale = true end
+  local fresh_rows = false
+  if count > 0 and not stale then
+    local added = pcall('ZADD', rows, unpack(R, FIRST, #R))
+    if type(added) == 'table' then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
+    local card = call('ZCARD', rows)
+    fresh_rows = card <= count
+    if card > LIMIT then
+      if covers ~= '' and tonumber(covers) < EXACT then
+        call('ZREMRANGEBYSCORE', rows, '-inf', covers)
+        card = call('ZCARD', rows)
+      end
+      stale = card > LIMIT
+    end
+  end
+  if stale then
+    if not was_stale then call('DEL', rows) end
+    stale_ones[#stale_ones + 1] = i - 5
+  elseif covers ~= (old[3] or '') then
+    -- A reader leaves out what covers_from hides: deleting it can wait until there is a good deal of it.
+    local before = old[3] and math.floor(tonumber(old[3]) / SLACK_MS)
+    if math.floor(tonumber(covers) / SLACK_MS) ~= before and tonumber(covers) < EXACT then
+      call('ZREMRANGEBYSCORE', rows, '-inf', covers)
+    end
+  end
+  if taken then
+    SET_VALUES
+    if old[6] ~= generation or old[7] ~= R[8] then
+      call('HSET', key, '_generation', generation, '_status', R[8])
+    end
+    if covers ~= (old[3] or '') then call('HSET', key, '_covers_from_ms', covers) end
+    if not there then
+      call('HSET', key, '_version', 'VERSION')
+      if R[7] ~= '' then call('HSET', key, '_key', R[7]) end
+    end
+    if R[9] ~= '' then call('HSET', key, '_life', R[9]) end
+  end
+  if stale ~= (old[4] == '1') then call('HSET', key, '_stale', stale and '1' or '') end
+  if R[6] ~= '' then
+    local later = not old[5] or tonumber(R[6]) > tonumber(old[5])
+    local expires = later and R[6] or old[5]
+    if later then
+      call('HSET', key, '_expires_ms', expires)
+      call('PEXPIREAT', key, expires)
+    end
+    if later or fresh_rows then call('PEXPIREAT', rows, expires) end
+  end
+end
+return stale_ones
+"""
+
+# ARGV: (key, how)*   how: "v" with the values, "j" rows joined to one string
+# -> for each {head fields, all fields as HGETALL gives them or false, rows, or one string of all}; or false
+READ = """#!lua flags=no-writes
+local out = {}
+for i = 1, #ARGV, 2 do
+  local key, how = ARGV[i], ARGV[i + 1]
+  local head = redis.pcall('HMGET', key, '_version', '_event_time_ms', '_as_of_ms', '_sequence', '_watermark_ms',
+                           '_covers_from_ms', '_stale', '_key', '_life')
+  if head.err then return redis.error_reply('LOOKBACK-TYPE ' .. key) end
+  if not head[1] then
+    out[#out + 1] = false
+  else
+    local stale = head[7] == '1'
+    local all = (stale or string.find(how, 'v', 1, true)) and redis.call('HGETALL', key) or false
+    local rows = stale and {} or redis.pcall('ZRANGE', key .. ':rows', 0, -1)
+    if rows.err then return redis.error_reply('LOOKBACK-TYPE ' .. key .. ':rows') end
+    if string.find(how, 'j', 1, true) then rows = table.concat(rows) end
+    out[#out + 1] = {head, all, rows}
+  end
+end
+return out
+"""
+
+
+def write_script(
+    features: Sequence[str], *, first: int, limit: int, slack_ms: int, kept_ms: int, version: str
+) -> str:
+    """Return a view's write script: its field names and bounds stand in the text, which costs least.
+
+    features: field names. first: where in a record (counted from 1) its rows begin, the values ending there.
+    """
+    sets = [
+        "call('HSET', key, '_as_of_ms', R[3], '_event_time_ms', R[2], '_sequence', sequence, "
+        "'_watermark_ms', watermark)"
+    ]
+    values = [f"'{name}', R[{first - len(features) + at}]" for at, name in enumerate(features)]
+    for start in range(0, len(values), LUA_FEATURES):
+        sets.append(f"call('HSET', key, {', '.join(values[start : start + LUA_FEATURES])})")
+    if len(values) <= LUA_FEATURES and values:  # one call costs less than two
+        sets = [sets[0][:-1] + sets[1][len("call('HSET', key") :]]
+    text = _WRITE.replace("#!lua\n", "#!lua" + _REFUSE, 1)
+    for name, value in {
+        "SET_VALUES": "\n    ".join(sets), "FIRST": str(first), "LIMIT": str(limit),
+        "SLACK_MS": str(max(slack_ms, 1)), "KEPT_MS": str(kept_ms), "'VERSION'": f"'{version}'",
+    }.items():  # fmt: skip
+        text = text.replace(name, value)
+    return text
