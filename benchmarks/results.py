@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-PACKAGES = ("numpy", "numba", "pyarrow", "bytewax", "rocksdict", "lmdb", "duckdb", "polars")
+PACKAGES = ("numpy", "numba", "pyarrow", "bytewax", "rocksdict", "lmdb", "redis", "duckdb", "polars")
 
 HEAD = """# Benchmark results
 

@@ -51,7 +51,9 @@ SourceSettings = Annotated[
     Path | None,
     typer.Option("--settings", help="YAML file of the Kafka client's settings.", show_default=False),
 ]
-Store = Annotated[str, typer.Option(help="The online store: lmdb:PATH.", show_default=False)]
+Store = Annotated[
+    str, typer.Option(help="The online store: lmdb:PATH or redis://HOST:PORT.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 Workers = Annotated[int, typer.Option(help="Worker processes, 1 to 64.")]
 CacheBytes = Annotated[str, typer.Option(help="Memory for logs, over all workers, such as 256MiB or 1GiB.")]
@@ -318,7 +320,7 @@ def get(
     from lookback.client import Client, EntityError
 
     if not store:
-        raise UsageError("name the online store: --store lmdb:PATH")
+        raise UsageError("name the online store: --store lmdb:PATH or redis://HOST:PORT")
     if bool(entity) == (entities is not None):
         raise UsageError("name one entity, such as card=c1, or a file of them with --entities")
     if entities is not None and event is not None:

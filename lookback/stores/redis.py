@@ -45,21 +45,24 @@ class RedisStore:
 
     def _look(self, connection: Connection) -> None:
         """Refuse a server or a content that this release can't do with."""
+        if self._writable:
+            self._check_server(_info(connection.call("INFO")))
         found = connection.call("GET", FORMAT_KEY)
         if found is not None and (not found.isdigit() or int(found) > int(VERSION)):
             raise RefusedError(
                 f"{self._server.name} holds an online store of layout {found.decode()}, this release knows up to "
                 f"{VERSION}: use the release that wrote it, or name another database."
             )
-        if not self._writable:
-            return
-        info = _info(connection.call("INFO"))
+        if found is None and self._writable:
+            connection.call("SET", FORMAT_KEY, VERSION)
+
+    def _check_server(self, info: dict[str, str]) -> None:
         version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
         if version < OLDEST:
             raise StoreError(
                 f"{self._server.name} runs Redis {info['redis_version']}: 7.0 or Valkey is needed."
             )
-        if info.get("redis_mode") == "cluster" or info.get("cluster_enabled") == "1":
+        if info.get("cluster_enabled") == "1":
             raise StoreError(
                 f"{self._server.name} is a Redis Cluster, which this release can't write to: name a single "
                 "server, with replicas if you like."
@@ -70,8 +73,6 @@ class RedisStore:
                 f"{self._server.name} would evict records that still count (maxmemory-policy {policy}): set it to "
                 "noeviction; records expire by themselves."
             )
-        if found is None:
-            connection.call("SET", FORMAT_KEY, VERSION)
 
     # ---- who writes
 

@@ -25,8 +25,8 @@ TIMEOUT_SECONDS = 5.0  # without an answer; then the call may be made again
 CONNECT_SECONDS = 2.0
 RETRIES = 3  # of a connection, with jitter, before a call says that the store is busy
 OLDEST = (7, 0)
-# How errors of a server begin that time or an operator mends.
-PASSING = ("LOADING", "READONLY", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF")
+# How errors of a server begin that time or an operator mends, beside those that redis-py has a class for.
+PASSING = ("READONLY", "BUSY", "NOREPLICAS", "MISCONF")
 
 
 class Script:
@@ -65,6 +65,7 @@ class Server:
                 del options[name]
         try:
             self._pool = redis.ConnectionPool.from_url(uri, **options)
+            self._pool.make_connection()  # not connected yet: it looks at the options
         except (ValueError, TypeError) as error:
             raise UsageError(f"{self.name} is no store URI: {error}.") from None
 
@@ -91,6 +92,10 @@ class Server:
             raise StoreError(f"{self.name} refuses the user or the password: {_HOW_TO_LOG_IN}.") from None
         except (error.ConnectionError, error.TimeoutError, OSError) as failed:
             raise StoreBusy(f"the online store {self.name} doesn't answer ({_short(failed)})") from None
+        except (error.ReadOnlyError, error.TryAgainError, error.MasterDownError) as failed:
+            raise StoreBusy(
+                f"the online store {self.name} takes no writes just now ({_short(failed)})"
+            ) from None
         except error.ResponseError as failed:
             raise self._said(str(failed)) from None
         except error.RedisError as failed:

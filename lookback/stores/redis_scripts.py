@@ -90,6 +90,11 @@ if owner ~= generation then
 end
 local counted, EXACT = tonumber(sequence), 9007199254740992  -- scores are doubles
 local stale_ones = {}
+local function emptied(rows)  -- false: they are no sorted set, so not ours
+  if type(pcall('ZCARD', rows)) == 'table' then return false end
+  call('DEL', rows)
+  return true
+end
 for i = 5, #A do
   local R = unpacked(A[i])
   local key, flags, count = R[1], R[5], (#R - FIRST + 1) / 2
@@ -109,7 +114,7 @@ for i = 5, #A do
     local gone = call('TIME')[1] * 1000 - KEPT_MS
     if covers == '' or gone > tonumber(covers) then covers = string.format('%.0f', gone) end
   end
-  if replace then call('DEL', rows) end
+  if replace and not emptied(rows) then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
   if string.find(flags, 's', 1, true) then stale = true end
   local fresh_rows = false
   if count > 0 and not stale then
@@ -126,7 +131,7 @@ for i = 5, #A do
     end
   end
   if stale then
-    if not was_stale then call('DEL', rows) end
+    if not was_stale and not emptied(rows) then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
     stale_ones[#stale_ones + 1] = i - 5
   elseif covers ~= (old[3] or '') then
     -- A reader leaves out what covers_from hides: deleting it can wait until there is a good deal of it.

@@ -19,6 +19,7 @@ from lookback.stores.base import Lookup, open_store
 from lookback.windows.log import Values
 from lookback.windows.plan import unpack_position
 from lookback.windows.results import to_python
+from tests.contract.adapters import ADAPTERS
 from tests.parity.events import (
     ALL_TIES,
     DAY,
@@ -116,11 +117,16 @@ def replay_counts(definition: Definition, archive: Path, tmp_path: Path) -> dict
     return replay(definition, options).counts
 
 
+@pytest.fixture(params=ADAPTERS)
+def store(request: pytest.FixtureRequest) -> str:
+    """Return the URI of each kind of store in turn, new and empty."""
+    return ADAPTERS[request.param](request)
+
+
 def test_the_store_holds_the_oracles_values_and_reads_as_of_any_instant(
-    definition: Definition, archive: Path, logs: Logs, tmp_path: Path
+    definition: Definition, archive: Path, logs: Logs, store: str, tmp_path: Path
 ) -> None:
     view = logs.view
-    store = f"lmdb:{tmp_path / 'store'}"
     run(definition, LiveOptions(f"archive:{archive}", store, tmp_path / "state", epoch_ms=100, quiet=True))
     opened = open_store(store)
     for key, rows in logs.rows.items():
@@ -144,7 +150,7 @@ def test_the_store_holds_the_oracles_values_and_reads_as_of_any_instant(
 
 
 def test_a_request_row_gives_what_replay_gives_once_it_is_stored(
-    definition: Definition, archive: Path, tmp_path: Path
+    definition: Definition, archive: Path, store: str, tmp_path: Path
 ) -> None:
     """Score each card's newest event before it arrives; then store it and replay."""
     whole = tmp_path / "whole"
@@ -165,7 +171,6 @@ def test_a_request_row_gives_what_replay_gives_once_it_is_stored(
             if event is not None
         ]
         (tmp_path / "part" / "payments" / f"{number}.jsonl").write_text("\n".join(lines) + "\n")
-    store = f"lmdb:{tmp_path / 'store'}"
     run(definition, LiveOptions(f"archive:{tmp_path / 'part'}", store, tmp_path / "state", quiet=True))
     replay(definition, ReplayOptions(f"archive:{whole}", tmp_path / "out", 0, quiet=True))
     rows = {row["id"]: row for row in load_training(tmp_path / "out").arrow().to_pylist()}
