@@ -5,10 +5,14 @@ Owns: the files' grammar, writing them exactly once, reading them back. Refuses:
     DIR/<topic>-<partition>.jsonl    one JSON object a line, in the order of writing:
         topic, partition, offset, reason (parse schema late ahead), detail, event_time_ms, broker_time_ms
         (null where unknown), raw (base64)
-    DIR/.<topic>-<partition>.begun   {"job", "bytes"}: where a job began in a file that another had filled
-Exactly once: a partition's snapshot is its file's length, taken after a sync; a resumed job cuts the file
-to the length of the epoch it resumes from. A job that resumes before its first epoch cuts it to where it
-began. A reader may meet a last line that is not whole: it is being written, and is left out.
+    DIR/.<topic>-<partition>.begun   {"job", "bytes", "start", "cut"}: where a job began in a file that another had
+        filled, how often it was started, and the length that its last start cut the file to
+Exactly once: a partition's snapshot is its file's length, taken after a sync, and the start that took it; a resumed
+job cuts the file to the length of the epoch it resumes from. A job that resumes before its first epoch cuts it to
+where it began. A crash within a commit may leave a snapshot of an epoch that never was; a later start that writes
+that epoch without any letter leaves it standing. So a snapshot of a start before the last one is not believed: the
+last start knew better, and has written nothing since. A reader may meet a last line that is not whole: it is being
+written, and is left out.
 """
 
 from __future__ import annotations
@@ -34,7 +38,10 @@ def part_name(topic: str, partition: int) -> str:
     return f"{topic}-{partition}"
 
 
-class DeadLetterSink(FixedPartitionedSink[Sequence[DeadLetter], int]):
+Snapshot = tuple[int, int]  # length, start
+
+
+class DeadLetterSink(FixedPartitionedSink[Sequence[DeadLetter], Snapshot]):
     """Write dead letters, keyed by `part_name`, each item a sequence of one partition's.
 
     parts: all (topic, partition) of the job's source. job: what tells this job's state from another's, so
@@ -57,25 +64,24 @@ class DeadLetterSink(FixedPartitionedSink[Sequence[DeadLetter], int]):
         """Return the index of a part among all, by name."""
         return self._index[item_key]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> DeadLetterPart:
+    def build_part(self, step_id: str, for_part: str, resume_state: Snapshot | int | None) -> DeadLetterPart:
         """Open one part's file at the length of the resumed epoch."""
         return DeadLetterPart(self._folder, for_part, self._job, resume_state)
 
 
-class DeadLetterPart(StatefulSinkPartition[Sequence[DeadLetter], int]):
+class DeadLetterPart(StatefulSinkPartition[Sequence[DeadLetter], Snapshot]):
     """One part's file, open for appending.
 
     Raises StoreError where the folder can't be written, or the file is shorter than the resumed epoch's.
     """
 
-    def __init__(self, folder: Path, name: str, job: str, resume_bytes: int | None) -> None:
+    def __init__(self, folder: Path, name: str, job: str, resume: Snapshot | int | None) -> None:
         self._folder = folder
         path = folder / f"{name}.jsonl"
         with _disk(folder):
             self._file: IO[bytes] = path.open("ab")
             length = path.stat().st_size
-            if resume_bytes is None:
-                resume_bytes = _begin(folder / f".{name}.begun", path, job)
+            resume_bytes, self._start = _begin(folder / f".{name}.begun", path, job, resume)
             if length < resume_bytes:
                 self._file.close()
                 raise StoreError(
@@ -94,14 +100,14 @@ class DeadLetterPart(StatefulSinkPartition[Sequence[DeadLetter], int]):
                 self._file.write(block)
             self._bytes += len(block)
 
-    def snapshot(self) -> int:
-        """Sync the file and return its length."""
+    def snapshot(self) -> Snapshot:
+        """Sync the file and return its length, and which start this is."""
         if self._bytes != self._synced:
             with _disk(self._folder):
                 self._file.flush()
                 os.fsync(self._file.fileno())
             self._synced = self._bytes
-        return self._bytes
+        return self._bytes, self._start
 
     def close(self) -> None:
         """Close the file."""
@@ -109,22 +115,28 @@ class DeadLetterPart(StatefulSinkPartition[Sequence[DeadLetter], int]):
             self._file.close()
 
 
-def _begin(marker: Path, path: Path, job: str) -> int:
-    """Return where a job that has no snapshot yet begins in a file, and remember it."""
+def _begin(marker: Path, path: Path, job: str, resume: Snapshot | int | None) -> tuple[int, int]:
+    """Return the length that a start cuts a file to, and its number; remember both."""
+    begun, start, cut = -1, 0, 0
     try:
         found = json.loads(marker.read_text(encoding="utf-8"))
         if found["job"] == job:
-            return int(found["bytes"])
+            begun, start, cut = int(found["bytes"]), int(found.get("start", 0)), int(found.get("cut", 0))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass  # none yet, or torn: then nothing was written after it
-    length = _whole_bytes(path)
+    length, taken_by = (resume, 0) if isinstance(resume, int) else resume or (None, 0)
+    if length is None:
+        length = begun if begun >= 0 else _whole_bytes(path)
+    elif taken_by < start:
+        length = cut
     scratch = marker.with_suffix(".tmp")
     with scratch.open("w", encoding="utf-8") as stream:
-        json.dump({"job": job, "bytes": length}, stream)
+        known = {"job": job, "bytes": begun if begun >= 0 else length, "start": start + 1, "cut": length}
+        json.dump(known, stream)
         stream.flush()
         os.fsync(stream.fileno())
     scratch.replace(marker)
-    return length
+    return length, start + 1
 
 
 def _whole_bytes(path: Path) -> int:

@@ -203,11 +203,12 @@ def open_store(uri: str, *, write: bool = False) -> OnlineStore:
             raise StoreError(
                 f"the online store {rest} can't be opened: {error.strerror or error}; name a folder you may use."
             ) from None
-    if scheme in REDIS_SCHEMES and rest.removeprefix("//"):
+    if scheme in REDIS_SCHEMES and rest.startswith("//") and rest != "//":
         from lookback.stores.redis import RedisStore
 
         return RedisStore(uri, write=write)
     if scheme == "lmdb" and colon:
         raise UsageError(f"lmdb: names no folder: {HOW}.")
-    what = f"no store is called {scheme!r}" if colon else f"{uri!r} is no store URI"
+    known = not colon or scheme in REDIS_SCHEMES
+    what = f"{uri!r} is no store URI" if known else f"no store is called {scheme!r}"
     raise UsageError(f"{what}: {HOW}.")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,12 +71,37 @@ def test_a_resumed_part_cuts_what_came_after_its_epoch(tmp_path: Path) -> None:
     part.write_batch([[letter(5)]])
     part.close()
     assert offsets(tmp_path) == [1, 2, 3, 4, 5]
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path, other)
     DeadLetterPart(tmp_path, "tx-0", "job", second).close()
     assert offsets(tmp_path) == [1, 2, 3, 4]
-    again = DeadLetterPart(tmp_path, "tx-0", "job", first)
+    again = DeadLetterPart(other, "tx-0", "job", first)
     again.write_batch([[letter(3)]])
     assert again.snapshot() > first
     again.close()
+    assert offsets(other) == [1, 2, 3]
+
+
+def test_a_snapshot_of_an_epoch_that_never_was_is_not_believed(tmp_path: Path) -> None:
+    """It was taken before a crash; the next start wrote that epoch anew, without a letter in it."""
+    part = DeadLetterPart(tmp_path, "tx-0", "job", None)
+    part.write_batch([[letter(1)]])
+    first = part.snapshot()
+    part.write_batch([[letter(2)]])
+    never = part.snapshot()
+    part.close()
+    part = DeadLetterPart(tmp_path, "tx-0", "job", first)
+    part.close()
+    assert offsets(tmp_path) == [1]
+    for _ in range(2):
+        part = DeadLetterPart(tmp_path, "tx-0", "job", never)
+        part.close()
+        assert offsets(tmp_path) == [1]
+    part = DeadLetterPart(tmp_path, "tx-0", "job", never)
+    part.write_batch([[letter(2), letter(3)]])
+    later = part.snapshot()
+    part.close()
+    DeadLetterPart(tmp_path, "tx-0", "job", later).close()
     assert offsets(tmp_path) == [1, 2, 3]
 
 
@@ -96,11 +122,11 @@ def test_a_job_without_a_snapshot_goes_back_to_where_it_began(tmp_path: Path) ->
 def test_a_file_that_lost_bytes_is_refused(tmp_path: Path) -> None:
     part = DeadLetterPart(tmp_path, "tx-0", "job", None)
     part.write_batch([[letter(1)]])
-    length = part.snapshot()
+    length, start = part.snapshot()
     part.close()
     (tmp_path / "tx-0.jsonl").write_bytes(b"")
     with pytest.raises(StoreError, match=f"has 0 bytes, and the job's last epoch had written {length}"):
-        DeadLetterPart(tmp_path, "tx-0", "job", length)
+        DeadLetterPart(tmp_path, "tx-0", "job", (length, start))
 
 
 def test_reading_filters_counts_and_finds(tmp_path: Path) -> None:

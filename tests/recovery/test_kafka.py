@@ -32,7 +32,7 @@ def on_topic(tmp_path_factory: pytest.TempPathFactory, kafka: Broker) -> Iterato
     archive = make_archive(folder / "archive", seed=SEED, gaps=False)
     job = Job(folder, definition, archive, jitter_rows=None, epoch="1s")
     job.finish()
-    seen = picture(definition, job.store, archive)
+    seen = picture(definition, job.uri, archive)
     kafka.create(TOPIC, archive.partitions)
     for partition in range(archive.partitions):
         rows = pq.read_table(archive.path / TOPIC / f"part-{partition}.parquet").to_pylist()
@@ -57,7 +57,7 @@ def new_job(tmp_path: Path, on_topic: Undisturbed) -> Callable[..., Job]:
 
 
 def assert_as_undisturbed(job: Job, on_topic: Undisturbed) -> None:
-    assert picture(job.definition, job.store, job.archive) == on_topic.picture
+    assert picture(job.definition, job.uri, job.archive) == on_topic.picture
     assert dead_letters(job) == on_topic.letters
 
 
@@ -87,7 +87,7 @@ def test_kills_at_every_step(kafka: Broker, new_job: Callable[..., Job], on_topi
     plan = list(STEPS)
     random.Random(SEED).shuffle(plan)
     job = new_job()
-    with Poller(job.store, job.definition, job.archive) as poller:
+    with Poller(job.uri, job.definition, job.archive) as poller:
         for point in plan:
             job.kill_at(point)
             durable = {part_name(part): place["offset"] for part, place in source_places(job.state).items()}
@@ -104,7 +104,7 @@ def test_kills_at_every_step(kafka: Broker, new_job: Callable[..., Job], on_topi
 def test_two_workers_killed_anywhere(new_job: Callable[..., Job], on_topic: Undisturbed) -> None:
     dice = random.Random(SEED)
     job = new_job(workers=2)
-    with Poller(job.store, job.definition, job.archive) as poller:
+    with Poller(job.uri, job.definition, job.archive) as poller:
         for number in range(3):
             job.epoch = dice.choice(["50ms", "300ms", "2s"])
             job.kill_somewhere(dice, parent=number == 1)
