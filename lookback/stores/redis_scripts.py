@@ -81,7 +81,7 @@ return redis.status_reply('OK')
 # ARGV: generation, key of the shard, sequence, watermark, record*   (see redis_pack)
 # -> the indices of the records that are stale
 _WRITE = """#!lua
-local A, call, pcall, unpacked = ARGV, redis.call, redis.pcall, cmsgpack.unpack
+local A, call, pcall, unpacked, has = ARGV, redis.call, redis.pcall, cmsgpack.unpack, string.find
 local generation, sequence, watermark = A[1], A[3], A[4]
 local owner = call('HGET', A[2], 'generation')
 if owner ~= generation then
@@ -104,18 +104,19 @@ for i = 5, #A do
   if old.err then return redis.error_reply('LOOKBACK-TYPE ' .. key) end
   local there = old[1]
   local taken = not there or (counted >= tonumber(there) and tonumber(R[3]) >= tonumber(old[2]))
-  local replace = taken and string.find(flags, 'r', 1, true)
+  local replace = taken and flags ~= '' and has(flags, 'r', 1, true)
   local stale = old[4] == '1' and not replace
   local was_stale = stale
-  local covers = old[3] or ''
+  local covered = old[3] or ''
+  local covers = covered
   if taken and R[4] ~= '' and (covers == '' or tonumber(R[4]) > tonumber(covers)) then covers = R[4] end
-  if not there and R[6] ~= '' and not string.find(flags, 'w', 1, true) then
+  if not there and R[6] ~= '' and not has(flags, 'w', 1, true) then
     -- It expired: what is not given lies KEPT_MS back at least.
     local gone = call('TIME')[1] * 1000 - KEPT_MS
     if covers == '' or gone > tonumber(covers) then covers = string.format('%.0f', gone) end
   end
   if replace and not emptied(rows) then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
-  if string.find(flags, 's', 1, true) then stale = true end
+  if flags ~= '' and has(flags, 's', 1, true) then stale = true end
   local fresh_rows = false
   if count > 0 and not stale then
     local added = pcall('ZADD', rows, unpack(R, FIRST, #R))
@@ -133,23 +134,24 @@ for i = 5, #A do
   if stale then
     if not was_stale and not emptied(rows) then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
     stale_ones[#stale_ones + 1] = i - 5
-  elseif covers ~= (old[3] or '') then
+  elseif covers ~= covered then
     -- A reader leaves out what covers_from hides: deleting it can wait until there is a good deal of it.
-    local before = old[3] and math.floor(tonumber(old[3]) / SLACK_MS)
+    local before = covered ~= '' and math.floor(tonumber(covered) / SLACK_MS)
     if math.floor(tonumber(covers) / SLACK_MS) ~= before and tonumber(covers) < EXACT then
       call('ZREMRANGEBYSCORE', rows, '-inf', covers)
     end
   end
   if taken then
-    SET_VALUES
+    -- One call, with no more fields than change: that is most of what a write costs.
     if old[6] ~= generation or old[7] ~= R[8] then
-      call('HSET', key, '_generation', generation, '_status', R[8])
+      SET_ALL
+    elseif covers ~= covered then
+      SET_COVERS
+    else
+      SET_VALUES
     end
-    if covers ~= (old[3] or '') then call('HSET', key, '_covers_from_ms', covers) end
-    if not there then
-      call('HSET', key, '_version', 'VERSION')
-      if R[7] ~= '' then call('HSET', key, '_key', R[7]) end
-    end
+    SET_MORE
+    if not there and R[7] ~= '' then call('HSET', key, '_key', R[7]) end
     if R[9] ~= '' then call('HSET', key, '_life', R[9]) end
   end
   if stale ~= (old[4] == '1') then call('HSET', key, '_stale', stale and '1' or '') end
@@ -197,19 +199,23 @@ def write_script(
 
     features: field names. first: where in a record (counted from 1) its rows begin, the values ending there.
     """
-    sets = [
-        "call('HSET', key, '_as_of_ms', R[3], '_event_time_ms', R[2], '_sequence', sequence, "
-        "'_watermark_ms', watermark)"
+    fields = [f"'{name}', R[{first - len(features) + at}]" for at, name in enumerate(features)]
+    short = [
+        "'_as_of_ms', R[3], '_event_time_ms', R[2], '_sequence', sequence, '_watermark_ms', watermark",
+        *fields[:LUA_FEATURES],
     ]
-    values = [f"'{name}', R[{first - len(features) + at}]" for at, name in enumerate(features)]
-    for start in range(0, len(values), LUA_FEATURES):
-        sets.append(f"call('HSET', key, {', '.join(values[start : start + LUA_FEATURES])})")
-    if len(values) <= LUA_FEATURES and values:  # one call costs less than two
-        sets = [sets[0][:-1] + sets[1][len("call('HSET', key") :]]
+    covers = ["'_covers_from_ms', covers"]
+    every = [f"'_version', '{version}', '_generation', generation, '_status', R[8]", *covers]
+    more = [fields[at : at + LUA_FEATURES] for at in range(LUA_FEATURES, len(fields), LUA_FEATURES)]
+
+    def hset(parts: Sequence[str]) -> str:
+        return f"call('HSET', key, {', '.join(parts)})"
+
     text = _WRITE.replace("#!lua\n", "#!lua" + _REFUSE, 1)
     for name, value in {
-        "SET_VALUES": "\n    ".join(sets), "FIRST": str(first), "LIMIT": str(limit),
-        "SLACK_MS": str(max(slack_ms, 1)), "KEPT_MS": str(kept_ms), "'VERSION'": f"'{version}'",
+        "SET_ALL": hset([*every, *short]), "SET_COVERS": hset([*covers, *short]), "SET_VALUES": hset(short),
+        "SET_MORE": "\n    ".join(map(hset, more)), "FIRST": str(first), "LIMIT": str(limit),
+        "SLACK_MS": str(max(slack_ms, 1)), "KEPT_MS": str(kept_ms),
     }.items():  # fmt: skip
         text = text.replace(name, value)
     return text
