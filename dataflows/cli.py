@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from dataflows.no_pandas import do_without_pandas
 from lookback.definition import Definition, load
@@ -124,7 +123,7 @@ def init(directory: Annotated[Path, typer.Argument(help="Folder to write to.")] 
 
     definition, _ = write_starter(directory)
     events = directory / "events"
-    Console(highlight=False, soft_wrap=True).print(
+    print(
         f"wrote {definition} and sample events in {events}. Next:\n"
         f"  lookback check {definition}\n"
         f"  lookback run {definition} --source archive:{events} --store lmdb:{directory / 'store'} "

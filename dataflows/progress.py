@@ -7,13 +7,13 @@ from __future__ import annotations
 import sys
 import time
 from datetime import UTC, datetime
-
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from dataflows import board as b
 from dataflows.board import Board
+
+if TYPE_CHECKING:
+    from rich.live import Live
 
 LINE_SECONDS = 2.0  # between plain lines
 QUIET_SECONDS = 30.0  # between plain lines while no row is read, such as when the last ones are committed
@@ -28,7 +28,6 @@ class Progress:
         self._board = board
         self._total = total_rows
         self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False)
         self._start = time.monotonic()
         self._last_said = 0.0
         self._rows_said = 0
@@ -44,10 +43,8 @@ class Progress:
     def tick(self) -> None:
         """Say where the job is, when it is time to."""
         now = time.monotonic()
-        if self._live is None and self._console.is_terminal and not self._quiet:
-            # Not before: it runs a thread of its own, and workers may be forks of this process.
-            self._live = Live(console=self._console, refresh_per_second=5, transient=True)
-            self._live.__enter__()
+        if self._live is None and sys.stderr.isatty() and not self._quiet:
+            self._live = _live_line()
         period = FRAME_SECONDS if self._live is not None else LINE_SECONDS
         if self._quiet or now - self._last_said < period:
             return
@@ -59,7 +56,7 @@ class Progress:
         if text is None:
             return
         if self._live is not None:
-            self._live.update(Text(text))
+            self._live.update(text)
         else:
             print(text, file=sys.stderr, flush=True)
 
@@ -90,6 +87,21 @@ class Progress:
             "first": b.FIRST,
         }  # fmt: skip
         return {name: int(self._board.rows[:, column].sum()) for name, column in names.items()}
+
+
+def _live_line() -> Live:
+    """Start a line that renews itself.
+
+    Not before the workers run: it has a thread of its own, and they may be forks of this process.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    live = Live(
+        console=Console(stderr=True, highlight=False, markup=False), refresh_per_second=5, transient=True
+    )
+    live.__enter__()
+    return live
 
 
 def instant(ms: int) -> str:
