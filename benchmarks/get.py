@@ -22,7 +22,7 @@ import pyarrow as pa
 from lookback.client import Client
 from lookback.definition.loader import load, loads
 from lookback.definition.view import Definition, View
-from lookback.events import EventBatch
+from lookback.events import EventBatch, key_texts
 from lookback.stores.base import ViewWrite, open_store
 from lookback.windows.log import ViewLog
 from lookback.windows.text_words import text_words
@@ -87,8 +87,8 @@ def write_of(view: View, batch: EventBatch) -> ViewWrite:
     every = np.ones(len(slots), np.bool_)
     logs = [flat[a:b].reshape(width, -1) for a, b in pairwise(starts)]
     return ViewWrite(
-        view.name, view.fingerprint, 0, rows.keys, newest, newest, len(batch), int(newest.max()), found.words,
-        found.status, starts // width, np.concatenate(logs, axis=1), covers, every,
+        view.name, view.fingerprint, 0, key_texts(rows.keys), newest, newest, len(batch), int(newest.max()),
+        found.words, found.status, starts // width, np.concatenate(logs, axis=1), covers, every,
         every, life, log.texts.get(range(len(log.texts))), {"payments/0": len(batch)},
     )  # fmt: skip
 

@@ -5,7 +5,6 @@ Runs at the source, columns at a time, so that what it decides depends on the pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +14,7 @@ import xxhash
 
 from dataflows.board import NEVER
 from lookback.definition import View
-from lookback.events import EventBatch, ViewRows
+from lookback.events import EventBatch, Keys, ViewRows, key_texts
 from lookback.windows.plan import OFFSET_BITS, ROW_HEAD
 from lookback.windows.text_words import text_words
 
@@ -32,7 +31,7 @@ class Chunk:
     """
 
     view: int
-    keys: list[str]
+    keys: Keys
     code: npt.NDArray[np.int32]
     time_ms: I64
     position: I64
@@ -85,12 +84,13 @@ class Judge:
         return (late if late.any() else None), ahead
 
 
-def shard_of(keys: Sequence[str], shards: int) -> I64:
+def shard_of(keys: Keys, shards: int) -> I64:
     """Return each key's shard: XXH3-64 of its UTF-8 text modulo the shard count; stable for ever."""
     if shards == 1:
         return np.zeros(len(keys), np.int64)
+    texts = key_texts(keys)
     digest = xxhash.xxh3_64_intdigest
-    return np.fromiter((digest(key.encode()) % shards for key in keys), np.int64, len(keys))
+    return np.fromiter((digest(key.encode()) % shards for key in texts), np.int64, len(texts))
 
 
 def positions(batch: EventBatch) -> I64:
@@ -120,7 +120,8 @@ def split(
         )
         whole.event_time_ms, whole.base = event_time_ms, base
         return {0: whole} if len(rows.key_code) else {}
-    of_key = shard_of(rows.keys, shards)
+    keys = rows.keys if isinstance(rows.keys, pa.Array) else pa.array(rows.keys, pa.string())
+    of_key = shard_of(keys, shards)
     by_shard = np.argsort(of_key, kind="stable")
     key_bounds = np.searchsorted(of_key[by_shard], np.arange(shards + 1))
     local = np.empty(len(of_key) + 1, np.int32)
@@ -133,7 +134,7 @@ def split(
     found = {}
     for shard in np.flatnonzero(np.diff(bounds)).tolist():
         mine = order[bounds[shard] : bounds[shard + 1]]
-        names = [rows.keys[i] for i in by_shard[key_bounds[shard] : key_bounds[shard + 1]].tolist()]
+        names = keys.take(pa.array(by_shard[key_bounds[shard] : key_bounds[shard + 1]]))
         values = rows.values[:, mine]
         texts = rows.texts
         if columns and texts:

@@ -6,12 +6,21 @@ Owns: the two shapes that cross from connectors to the graph. Refuses: decoding,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 I64 = npt.NDArray[np.int64]
+
+
+Keys: TypeAlias = list[str] | pa.StringArray  # entity key texts
+
+
+def key_texts(keys: Keys) -> list[str]:
+    """Return entity keys as Python's own texts."""
+    return keys if isinstance(keys, list) else list(keys.to_pylist())
 
 
 @dataclass(frozen=True)
@@ -39,12 +48,13 @@ class EventBatch:
 class ViewRows:
     """One batch's rows for one view: what `ViewLog` takes, before texts are interned.
 
-    keys: the distinct entity key texts of the batch; key_code[i] indexes them, -1 for a null key.
+    keys: the distinct entity key texts of the batch (a list where it is one event); key_code[i] indexes them, -1 for
+    a null key.
     values: int64[plan.width, n], C-contiguous: participation words, then columns (see `windows.plan`);
     in TEXT columns an index into `texts` (0 where null).
     """
 
-    keys: list[str]
+    keys: Keys
     key_code: npt.NDArray[np.int32]
     time_ms: I64  # floored to the view's resolution
     values: I64

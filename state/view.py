@@ -7,15 +7,18 @@ records (see `records`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise, repeat
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from lookback.events import Keys, key_texts
 from lookback.windows.log import Values, ViewLog
 from lookback.windows.plan import MAX_OFFSET, ROW_HEAD, ViewPlan
 from lookback.windows.text_words import text_words
 from state import codec, faults, keys
+from state.key_table import KeyTable
 from state.records import INLINE_ROWS, Records
 from state.rocksdb import Database, Put
 from state.texts import renumber
@@ -45,8 +48,7 @@ class ViewState:
         self._words = text_words(plan)
         if self._words.rows:
             self.log.texts.intern([""])  # id 0: what a null text's word holds
-        self._slot_of: dict[str, int] = {}
-        self._key_of: list[str | None] = []
+        self._keys = KeyTable()
         self._records = self._new_records()
         self._sweep = b""
         self._empty = empty
@@ -65,20 +67,20 @@ class ViewState:
 
     # --- finding -----------------------------------------------------------------------------------------
 
-    def slots(self, texts: Sequence[str]) -> I64:
+    def slots(self, texts: Keys) -> I64:
         """Return the slots of these entities, reading those not in memory; a new one gets an empty log."""
-        # map() over dict.get: a lookup a text without interpreting a line for it.
-        slots = np.fromiter(map(self._slot_of.get, texts, repeat(-1)), np.int64, len(texts))
+        slots = self._keys.find(texts)
         missing = np.flatnonzero(slots < 0)
         if len(missing):
-            slots[missing] = self._load([texts[i] for i in missing.tolist()])
+            new = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
+            slots[missing] = self._load(new.take(pa.array(missing)))
         self._tick += 1
         self._used[slots] = self._tick
         return slots
 
-    def keys_of(self, slots: Iterable[int]) -> list[str]:
+    def keys_of(self, slots: Sequence[int] | I64) -> list[str]:
         """Return the entity key texts of slots in memory."""
-        return [self._key_of[s] for s in slots]  # type: ignore[misc]
+        return self._keys.texts(np.asarray(slots, np.int64))
 
     def all_keys(self) -> Iterable[str]:
         """Yield every stored entity's key text (committed ones)."""
@@ -86,7 +88,7 @@ class ViewState:
         for raw, _ in self._db.scan(start, keys.after(start)):
             yield keys.entity_text(raw)
 
-    def _new_slots(self, texts: Sequence[str]) -> I64:
+    def _new_slots(self, texts: pa.StringArray) -> I64:
         slots = self.log.new_slots(len(texts))
         top = int(slots.max()) + 1
         if top > len(self._dirty_from):
@@ -95,18 +97,16 @@ class ViewState:
             self._dirty_from = np.concatenate([self._dirty_from, np.full(grow, _I64_MAX, np.int64)])
             self._used = np.concatenate([self._used, np.zeros(grow, np.int64)])
             self._over = np.concatenate([self._over, np.zeros(grow, bool)])
-            self._key_of.extend([None] * grow)
-        for text, slot in zip(texts, slots.tolist(), strict=True):
-            self._slot_of[text] = slot
-            self._key_of[slot] = text
+        self._keys.add(texts, slots)
         self._dirty_from[slots] = _I64_MAX
         self._over[slots] = False
         return slots
 
-    def _load(self, texts: Sequence[str]) -> I64:
-        slots = self._new_slots(texts)
+    def _load(self, new: pa.StringArray) -> I64:
+        slots = self._new_slots(new)
         if self._empty:
             return slots
+        texts = key_texts(new)
         records = self._db.get_many([keys.entity(self._tag, text) for text in texts])
         there = [i for i, record in enumerate(records) if record is not None]
         if not there:
@@ -207,6 +207,7 @@ class ViewState:
             flat, life, ids, firsts = renumber(flat, starts, life, self._words, columns)
             texts, text_starts = [t.encode() for t in self.log.texts.get(ids)], firsts.tolist()
         newest = self.log.newest_ms(slots).tolist()
+        names = self.keys_of(slots)
         dirty_from, covers_ms = self._dirty_from[slots].tolist(), covers.tolist()
         columns = ROW_HEAD + self.plan.width
         raw = memoryview(flat.data).cast("B")
@@ -214,8 +215,7 @@ class ViewState:
         out: list[Put] = []
         for n, slot in enumerate(slots.tolist()):
             a, b = bounds[n], bounds[n + 1]
-            key = self._key_of[slot]
-            assert key is not None
+            key = names[n]
             own = texts[text_starts[n] : text_starts[n + 1]] if texts else ()
             rows = (b - a) // columns
             if rows <= INLINE_ROWS and not self._records.is_long(slot):
@@ -246,7 +246,7 @@ class ViewState:
         if self.log.texts.nbytes > target_bytes // 2 and not len(self.dirty_slots()):
             self._begin_anew()  # texts leave the table only with all rows that may name them
             return
-        live = np.fromiter(self._slot_of.values(), np.int64, len(self._slot_of))
+        live = self._keys.slots
         live = live[self._dirty_from[live] == _I64_MAX]
         live = live[np.argsort(self._used[live], kind="stable")]
         sizes = (self.log.lengths(live) + 4) * 8 * (ROW_HEAD + self.plan.width)
@@ -261,9 +261,8 @@ class ViewState:
         self.log = ViewLog(self.plan)
         if self._words.rows:
             self.log.texts.intern([""])
-        self._slot_of.clear()
+        self._keys = KeyTable()
         self._records = self._new_records()
-        self._key_of = [None] * len(self._key_of)
 
     def expired(self, before_ms: int) -> list[Put]:
         """Return the deletes of some stored entities whose newest event lies at or before `before_ms` - reach.
@@ -287,8 +286,8 @@ class ViewState:
     def _forgotten(self, raw: bytes) -> list[Put]:
         """Return the deletes of one entity, unless it has rows that are not stored yet."""
         text = keys.entity_text(raw)
-        slot = self._slot_of.get(text)
-        if slot is not None:
+        slot = int(self._keys.find([text])[0])
+        if slot >= 0:
             if self._dirty_from[slot] != _I64_MAX:
                 return []
             self.forget(np.array([slot]))
@@ -299,10 +298,7 @@ class ViewState:
     def forget(self, slots: I64) -> None:
         """Free the slots of clean logs."""
         self.evictions += 1
-        for slot in slots.tolist():
-            key = self._key_of[slot]
-            if key is not None:
-                del self._slot_of[key]
-                self._key_of[slot] = None
-                self._records.forget(slot)
+        for slot in slots[self._keys.holds(slots)].tolist():
+            self._records.forget(slot)
+        self._keys.drop(slots)
         self.log.free_slots(slots)

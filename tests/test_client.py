@@ -21,7 +21,7 @@ from lookback.client import Client, EntityError, to_ms
 from lookback.definition.loader import loads
 from lookback.definition.view import Definition, View
 from lookback.errors import StoreError, UsageError
-from lookback.events import EventBatch
+from lookback.events import EventBatch, key_texts
 from lookback.stores import base
 from lookback.stores import lmdb as lmdb_module
 from lookback.stores.base import ViewWrite
@@ -104,17 +104,17 @@ class Job:
         stream = self.definition.streams["payments"]
         for view in self.definition.views.values():
             rows = view.encode(batch_of(stream.fields, events, self.events))
-            log = self.logs[view.name]
+            keys, log = key_texts(rows.keys), self.logs[view.name]
             values = rows.values.copy()
             for word in text_words(view.plan).rows:
                 values[word - 2] = log.texts.intern(rows.texts or [""])[values[word - 2]]
-            slots = np.array([self.slot(view, key) for key in rows.keys], np.int64)
+            slots = np.array([self.slot(view, key) for key in keys], np.int64)
             position = np.arange(self.events, self.events + len(events))
             log.apply(slots[rows.key_code], rows.time_ms, position, values)
             order = np.argsort(rows.key_code, kind="stable")
             new = np.concatenate([rows.time_ms[None], position[None], values])[:, order]
-            counts = np.bincount(rows.key_code, minlength=len(rows.keys))
-            self.write(view, rows.keys, slots, np.ascontiguousarray(new), counts)
+            counts = np.bincount(rows.key_code, minlength=len(keys))
+            self.write(view, keys, slots, np.ascontiguousarray(new), counts)
         self.events += len(events)
 
     def write(

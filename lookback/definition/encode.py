@@ -10,7 +10,7 @@ beyond a batch, anything per row in Python.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from lookback.definition.compile import Layout
 from lookback.definition.expression_evaluate import ColumnValues, evaluate
 from lookback.definition.expression_tree import EVENT_TIME
 from lookback.definition.types import Stream
-from lookback.events import I64, ViewRows
+from lookback.events import I64, Keys, ViewRows
 from lookback.windows.plan import Kind
 
 I32 = npt.NDArray[np.int32]
@@ -69,6 +69,9 @@ def array_values(array: pa.Array, kind: str) -> ColumnValues:
     return ColumnValues(array.to_numpy(zero_copy_only=kind != "bool"), valid)
 
 
+Distinct: TypeAlias = list[Any] | pa.Array  # values that codes index
+
+
 class _Fields(Protocol):
     """The fields of some events: values for expressions, codes (-1 for null) and what they index."""
 
@@ -76,7 +79,7 @@ class _Fields(Protocol):
 
     def values(self, name: str) -> ColumnValues: ...
 
-    def codes(self, name: str) -> tuple[I32, list[Any]]: ...
+    def codes(self, name: str) -> tuple[I32, Distinct]: ...
 
 
 class _BatchFields:
@@ -87,7 +90,7 @@ class _BatchFields:
         self.fields = fields
         self._rows = len(time_ms)
         self._values: dict[str, ColumnValues] = {EVENT_TIME: ColumnValues(time_ms)}
-        self._codes: dict[str, tuple[I32, list[Any]]] = {}
+        self._codes: dict[str, tuple[I32, pa.Array]] = {}
 
     def __len__(self) -> int:
         return self._rows
@@ -98,12 +101,12 @@ class _BatchFields:
             self._values[name] = array_values(self.fields.column(name), kind)
         return self._values[name]
 
-    def codes(self, name: str) -> tuple[I32, list[Any]]:
+    def codes(self, name: str) -> tuple[I32, pa.Array]:
         if name not in self._codes:
             encoded = self.fields.column(name).dictionary_encode()
             indices = encoded.indices.fill_null(-1) if encoded.null_count else encoded.indices
             codes = np.asarray(indices.to_numpy(), np.int32)
-            self._codes[name] = (codes, encoded.dictionary.to_pylist())
+            self._codes[name] = (codes, encoded.dictionary)
         return self._codes[name]
 
 
@@ -137,6 +140,33 @@ def one_value(value: Any, kind: str) -> ColumnValues:
     if kind == "string":
         return ColumnValues(pa.array([value], pa.string()), valid)
     return ColumnValues(np.array([value if value is not None else 0], _NUMPY.get(kind, np.int64)), valid)
+
+
+def _composite_keys(parts: Sequence[tuple[I32, pa.Array]]) -> tuple[pa.StringArray, I32]:
+    """Return the distinct keys of a batch, and each row's; parts: each key field's codes and distinct values."""
+    null = np.logical_or.reduce([codes < 0 for codes, _ in parts])
+    live = np.flatnonzero(~null)
+    mixed = parts[0][0][live]
+    which: list[npt.NDArray[np.int64]] = [np.arange(len(parts[0][1]))]  # each mixed code's part indexes
+    for codes, distinct in parts[1:]:
+        base = max(len(distinct), 1)
+        # Re-coded after each part: mixed codes stay below rows * distinct values, well inside int64.
+        pairs = pa.array(mixed.astype(np.int64) * base + codes[live]).dictionary_encode()
+        mixed = pairs.indices.to_numpy()
+        found = pairs.dictionary.to_numpy()
+        which = [part[found // base] for part in which] + [found % base]
+    texts = [
+        _escaped(distinct).take(pa.array(index)) for (_, distinct), index in zip(parts, which, strict=True)
+    ]
+    key_code = np.full(len(null), -1, np.int32)
+    key_code[live] = mixed
+    return pc.binary_join_element_wise(*texts, "|"), key_code
+
+
+def _escaped(values: pa.Array) -> pa.StringArray:
+    """Return values as parts of composite keys: `escape_part` of each one's text."""
+    texts = values.cast(pa.string())
+    return pc.replace_substring(pc.replace_substring(texts, "\\", "\\\\"), "|", "\\|")
 
 
 class ViewEncoder:
@@ -176,36 +206,18 @@ class ViewEncoder:
         step = self.plan.resolution_ms
         return time_ms if step == 1 else np.floor_divide(time_ms, step) * step
 
-    def _keys(self, batch: _Fields) -> tuple[list[str], I32]:
-        codes, distinct = batch.codes(self.key_fields[0])
-        if len(self.key_fields) == 1:
-            return [str(key) for key in distinct], codes
-        parts = [batch.codes(name) for name in self.key_fields]
-        if len(batch) != 1:
-            return self._composite_keys(parts)
-        if any(codes[0] < 0 for codes, _ in parts):
+    def _keys(self, batch: _Fields) -> tuple[Keys, I32]:
+        if isinstance(batch, _BatchFields):
+            columns = [batch.codes(name) for name in self.key_fields]
+            if len(columns) > 1:
+                return _composite_keys(columns)
+            codes, distinct = columns[0]
+            return distinct.cast(pa.string()), codes
+        parts = [batch.codes(name)[1] for name in self.key_fields]
+        if not all(parts):
             return [], np.array([-1], np.int32)
-        return [join_parts([str(distinct[0]) for _, distinct in parts])], np.array([0], np.int32)
-
-    def _composite_keys(self, parts: list[tuple[I32, list[Any]]]) -> tuple[list[str], I32]:
-        null = np.logical_or.reduce([codes < 0 for codes, _ in parts])
-        live = np.flatnonzero(~null)
-        mixed = parts[0][0][live]
-        which: list[npt.NDArray[np.int64]] = [np.arange(len(parts[0][1]))]  # each mixed code's part indexes
-        for codes, distinct in parts[1:]:
-            base = max(len(distinct), 1)
-            # Re-coded after each part: mixed codes stay below rows * distinct values, well inside int64.
-            pairs = pa.array(mixed.astype(np.int64) * base + codes[live]).dictionary_encode()
-            mixed = pairs.indices.to_numpy()
-            found = pairs.dictionary.to_numpy()
-            which = [part[found // base] for part in which] + [found % base]
-        texts = [
-            pa.array([escape_part(str(part)) for part in distinct], pa.string()).take(pa.array(index))
-            for (_, distinct), index in zip(parts, which, strict=True)
-        ]
-        key_code = np.full(len(null), -1, np.int32)
-        key_code[live] = mixed
-        return pc.binary_join_element_wise(*texts, "|").to_pylist(), key_code
+        texts = [str(distinct[0]) for distinct in parts]
+        return [join_parts(texts) if len(texts) > 1 else texts[0]], np.array([0], np.int32)
 
     def _words(self, batch: _Fields, values: npt.NDArray[np.int64]) -> None:
         words = values[: self.plan.words].view(np.uint64)
@@ -232,7 +244,7 @@ class ViewEncoder:
             codes, distinct = batch.codes(name)
             np.add(codes, len(texts), out=out, casting="unsafe")
             out[codes < 0] = 0
-            texts.extend(distinct)
+            texts.extend(distinct if isinstance(distinct, list) else distinct.to_pylist())
             return
         values = batch.values(name).values
         if kind is Kind.FLOAT:

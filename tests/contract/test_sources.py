@@ -25,6 +25,7 @@ from dataflows.route import Item
 from dataflows.settings import Part, Settings
 from dataflows.source import DEAD
 from lookback.definition import loads
+from lookback.events import key_texts
 from lookback.windows.plan import unpack_position
 from tests.contract.sources import KINDS, TOPIC, Message, SourceKind
 
@@ -97,9 +98,10 @@ class Got:
                 places = [unpack_position(place) for place in chunk.position.tolist()]
                 assert [place[0] for place in places] == [part.partition] * len(places)
                 assert [place[1] for place in places] == sorted(place[1] for place in places)
+                keys = key_texts(chunk.keys)
                 columns = chunk.time_ms.tolist(), chunk.code.tolist(), chunk.values[-1].tolist()
                 rows += [
-                    (offset, at, chunk.keys[code], amount)
+                    (offset, at, keys[code], amount)
                     for (_, offset), at, code, amount in zip(places, *columns, strict=True)
                 ]
         self.rows += sorted(rows)

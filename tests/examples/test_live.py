@@ -15,7 +15,7 @@ from examples.card_fraud.compare import KEY, compare
 from examples.card_fraud.generate import generate
 from examples.card_fraud.live import Watch, stored_values
 from lookback.definition import View, load
-from lookback.events import EventBatch
+from lookback.events import EventBatch, key_texts
 from lookback.stores.base import ViewWrite, open_store
 from lookback.windows.log import ViewLog
 from lookback.windows.results import to_arrow
@@ -50,6 +50,7 @@ def batch(cards: View, tmp_path_factory: pytest.TempPathFactory) -> EventBatch:
 def written(cards: View, batch: EventBatch, path: Path) -> tuple[str, pa.Table]:
     """Write the values of the first half, then of all, to a store; return it and each key's last row."""
     rows = cards.encode(batch)
+    keys = key_texts(rows.keys)
     log = ViewLog(cards.plan)
     slots = log.new_slots(len(rows.keys))
     values = rows.values.copy()
@@ -86,7 +87,7 @@ def written(cards: View, batch: EventBatch, path: Path) -> tuple[str, pa.Table]:
                     view=cards.name,
                     fingerprint=fingerprint,
                     shard=0,
-                    keys=[rows.keys[i] for i in touched],
+                    keys=[keys[i] for i in touched],
                     event_time_ms=now,
                     as_of_ms=now,
                     sequence=int(half[-1]) + 1,
@@ -110,7 +111,7 @@ def written(cards: View, batch: EventBatch, path: Path) -> tuple[str, pa.Table]:
     _, last = np.unique(rows.key_code[::-1], return_index=True)
     last = len(batch) - 1 - last
     replayed = pa.concat_tables(parts).take(pa.array(last))
-    return uri, replayed.append_column(KEY, pa.array(rows.keys))
+    return uri, replayed.append_column(KEY, pa.array(keys))
 
 
 def test_stored_values_are_the_replayed_ones_and_a_planted_one_is_found(

@@ -15,7 +15,7 @@ import numpy as np
 from connectors.archive import Archive
 from connectors.decode import Decoder
 from lookback.definition import Definition, View
-from lookback.events import EventBatch
+from lookback.events import EventBatch, key_texts
 from lookback.windows.plan import Feature, Kind, pack_position
 from lookback.windows.results import empty_word
 from tests.oracle import OVERFLOW, Row, expected
@@ -76,6 +76,7 @@ def logs_of(view: View, batches: Sequence[EventBatch]) -> Logs:
     logs = Logs(view, defaultdict(list), {})
     for batch in batches:
         rows = view.encode(batch)
+        keys = key_texts(rows.keys)
         for i in range(len(batch)):
             if rows.key_code[i] < 0:
                 continue
@@ -91,7 +92,7 @@ def logs_of(view: View, batches: Sequence[EventBatch]) -> Logs:
                     values.append(word)
             place = pack_position(batch.partition, int(batch.offset[i]))
             row = (int(rows.time_ms[i]), place, bits, tuple(values))
-            key = rows.keys[rows.key_code[i]]
+            key = keys[rows.key_code[i]]
             logs.rows[key].append(row)
             logs.of_event[batch.partition, int(batch.offset[i])] = key, row
     return logs
