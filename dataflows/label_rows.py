@@ -120,7 +120,7 @@ class _KeyOf:
 
     def encode(self, batch: pa.RecordBatch, time_ms: I64):  # type: ignore[no-untyped-def]
         columns = [pc.cast(batch.column(n), t) for n, t in zip(self._names, self._types, strict=True)]
-        return self._encoder.encode(pa.RecordBatch.from_arrays(columns, names=list(self._names)), time_ms)
+        return self._encoder.encode(pa.RecordBatch.from_arrays(columns, names=list(self._names)), time_ms, {})
 
 
 def _is_text(kind: pa.DataType) -> bool:

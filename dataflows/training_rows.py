@@ -175,7 +175,7 @@ def _asks(view: View, stream: Stream) -> Callable[[EventBatch], ViewRows]:
     """Return an encoder of instants: the view's keys as another stream's events carry them, and no values."""
     layout = Layout(ViewPlan((), 0, ()), (), ())  # an instant is not floored, as a read's is not
     encoder = ViewEncoder(stream, view.key_names, layout)
-    return lambda events: encoder.encode(events.fields, events.event_time_ms)
+    return lambda events: encoder.encode(events.fields, events.event_time_ms, events.memo)
 
 
 def _schema(view: View) -> pa.Schema:

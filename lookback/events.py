@@ -5,8 +5,8 @@ Owns: the two shapes that cross from connectors to the graph. Refuses: decoding,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,8 @@ class EventBatch:
     event_time_ms: I64
     broker_time_ms: I64 | None  # None where the source has none
     fields: pa.RecordBatch
+    # What a view has worked out of these columns, for the next one: each is read and coded once a batch.
+    memo: dict[str, Any] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.offset)

@@ -8,6 +8,7 @@ from connectors import decode_json
 from lookback.stores import redis_record
 from lookback.windows import warm
 from lookback.windows.cache import cache_dir
+from state import key_table
 
 
 def main() -> None:
@@ -16,6 +17,7 @@ def main() -> None:
     warm.warm()
     decode_json.warm()
     redis_record.warm()
+    key_table.warm()
     print(f"setup: compiled in {time.perf_counter() - started:.0f} s, kept in {cache_dir()}")
 
 

@@ -241,6 +241,14 @@ class KeyTable:
         self._blob, self._top = blob, top
 
 
+def warm() -> None:
+    """Compile what is compiled here, or load it where it was compiled before."""
+    table = KeyTable()
+    table.add([f"{n}" for n in range(100)], np.arange(100))
+    table.drop(table.find(["1"]))
+    table.texts(table.slots)
+
+
 def _bytes(keys: Keys) -> tuple[U8, I32]:
     """Return the UTF-8 bytes of keys end to end, and int32[n + 1] where each begins."""
     texts = keys if isinstance(keys, pa.Array) else pa.array(keys, pa.string())

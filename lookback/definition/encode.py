@@ -182,9 +182,12 @@ class ViewEncoder:
         read = checked.union(key_fields, layout.column_fields, *self.rule_names)
         self.reads = tuple(sorted(read & set(stream.fields)))
 
-    def encode(self, fields: pa.RecordBatch, event_time_ms: I64) -> ViewRows:
-        """Return the rows of a batch's events, in the same order."""
-        return self._rows(_BatchFields(self.stream, fields, event_time_ms), event_time_ms)
+    def encode(self, fields: pa.RecordBatch, event_time_ms: I64, memo: dict[str, Any]) -> ViewRows:
+        """Return the rows of a batch's events, in the same order. memo: the batch's own (`EventBatch.memo`)."""
+        batch = memo.get("fields")
+        if batch is None:
+            batch = memo["fields"] = _BatchFields(self.stream, fields, event_time_ms)
+        return self._rows(batch, event_time_ms)
 
     def encode_one(self, values: Mapping[str, Any], event_time_ms: int) -> ViewRows:
         """Return one event's row: the same steps over columns of one. values: as stored; absent is null."""

@@ -66,7 +66,7 @@ class View:
 
         A row with a null key part has key code -1. Costs one pass a column; nothing is done per row.
         """
-        return self.encoder.encode(batch.fields, batch.event_time_ms)
+        return self.encoder.encode(batch.fields, batch.event_time_ms, batch.memo)
 
     def encode_request(self, event: Mapping[str, Any], time_ms: int | None = None) -> ViewRows:
         """Return a request event as one row.
