@@ -4,7 +4,7 @@ Owns: the files' grammar, writing them exactly once, reading them back. Refuses:
 
     DIR/<topic>-<partition>.jsonl    one JSON object a line, in the order of writing:
         topic, partition, offset, reason (parse schema late ahead), detail, event_time_ms, broker_time_ms
-        (null where unknown), raw (base64)
+        (null where unknown), raw (base64), key (base64; left out where the message has none)
     DIR/.<topic>-<partition>.begun   {"job", "bytes", "start", "cut"}: where a job began in a file that another had
         filled, how often it was started, and the length that its last start cut the file to
 Exactly once: a partition's snapshot is its file's length, taken after a sync, and the start that took it; a resumed
@@ -21,7 +21,6 @@ import base64
 import errno
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,6 +165,7 @@ def to_line(letter: DeadLetter) -> bytes:
                 "event_time_ms": letter.event_time_ms,
                 "broker_time_ms": letter.broker_time_ms,
                 "raw": base64.b64encode(letter.raw).decode("ascii"),
+                **({} if letter.key is None else {"key": base64.b64encode(letter.key).decode("ascii")}),
             },
             separators=(",", ":"),
         ).encode("utf-8")
@@ -185,53 +185,27 @@ def from_line(line: bytes) -> DeadLetter:
         base64.b64decode(found["raw"], validate=True),
         found["event_time_ms"],
         found["broker_time_ms"],
+        base64.b64decode(found["key"], validate=True) if "key" in found else None,
     )
 
 
-def read_dead_letters(
-    folder: str | Path,
-    topic: str | None = None,
-    reason: Reason | None = None,
-    limit: int | None = None,
-) -> Iterator[DeadLetter]:
-    """Yield the letters of a folder by file name, then in the order of writing, `limit` at most.
+def read_dead_letters(folder: str | Path) -> Iterator[DeadLetter]:
+    """Yield the letters of a folder by file name, then in the order of writing.
 
     Raises UsageError where there is no such folder, LookbackError, naming file and line, where one is
     damaged. Works while the job runs.
     """
-    given = 0
     for path in _files(folder):
         with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 if not line.endswith(b"\n"):
                     break
                 try:
-                    letter = from_line(line)
+                    yield from_line(line)
                 except (ValueError, KeyError, TypeError):
                     raise LookbackError(
                         f"{path}, line {number} is no dead letter; take the line out, or the file away."
                     ) from None
-                if topic not in (None, letter.topic) or reason not in (None, letter.reason):
-                    continue
-                if limit is not None and given >= limit:
-                    return
-                given += 1
-                yield letter
-
-
-def count_dead_letters(folder: str | Path) -> dict[tuple[str, Reason], int]:
-    """Return the number of letters by topic and reason; raise as `read_dead_letters` does."""
-    counts = Counter((letter.topic, letter.reason) for letter in read_dead_letters(folder))
-    return dict(sorted(counts.items()))
-
-
-def find_dead_letter(folder: str | Path, topic: str, partition: int, offset: int) -> list[DeadLetter]:
-    """Return the letters at a position: none, one, or several lines that share it."""
-    return [
-        letter
-        for letter in read_dead_letters(folder, topic)
-        if (letter.partition, letter.offset) == (partition, offset)
-    ]
 
 
 def _files(folder: str | Path) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from confluent_kafka import (
     Consumer,
+    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -87,20 +88,26 @@ class KafkaSource:
     def answer(self, future: Future[T], what: str) -> T:
         """Return what was asked for; raise SourceError, which says why, where there is no answer."""
         try:
-            return future.result(ASK_SECONDS + 5)
+            return self._result(future)
         except (KafkaException, TimeoutError) as error:
-            self.admin.poll(0)  # lets the client say more
             said = self._said
             if isinstance(error, KafkaException):
                 said = said or self.settings.harmless(error.args[0].str())
             raise SourceError(f"kafka://{self.servers} does not give {what}: {said or 'no answer'}") from None
 
-    def describe(self) -> dict[str, Future[TopicDescription]]:
-        """Ask for the topics as they are now."""
-        found: dict[str, Future[TopicDescription]] = self.admin.describe_topics(
-            TopicCollection(self.topics), request_timeout=ASK_SECONDS
+    def _result(self, future: Future[T]) -> T:
+        """Wait for an answer, serving the client meanwhile: it may have to get a token, or say why it can't get in."""
+        deadline = time.monotonic() + ASK_SECONDS + 5
+        while not future.done() and time.monotonic() < deadline:
+            self.admin.poll(0.02)
+        return future.result(0)
+
+    def describe(self, seconds: float = ASK_SECONDS) -> dict[str, Future[TopicDescription]]:
+        """Ask for the topics as they are now; the answers are to be had within `seconds`."""
+        asked: dict[str, Future[TopicDescription]] = self.admin.describe_topics(
+            TopicCollection(self.topics), request_timeout=seconds
         )
-        return found
+        return asked
 
     @property
     def identity(self) -> str:
@@ -150,9 +157,10 @@ class KafkaSource:
 
     def _described(self, topic: str, future: Future[TopicDescription]) -> TopicDescription:
         try:
-            return future.result(ASK_SECONDS + 5)
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return self._result(future)
+        except (KafkaException, TimeoutError) as error:
+            unknown = KafkaError.UNKNOWN_TOPIC_OR_PART
+            if isinstance(error, KafkaException) and error.args[0].code() == unknown:
                 raise SourceError(
                     f"kafka://{self.servers} has no topic {topic!r}: create it, or correct the stream's topic"
                 ) from None
@@ -190,17 +198,13 @@ class KafkaSource:
 
     def publish(self, offsets: Mapping[Place, int]) -> None:
         """Commit offsets to the consumer group and wait for it; raise SourceError where that fails."""
-        consumer = self._made(Consumer, consumer_properties(self.settings, self._group, 1))
         places = [TopicPartition(*place, offset) for place, offset in offsets.items()]
-        try:
-            consumer.commit(offsets=places, asynchronous=False)
-        except KafkaException as error:
-            said = self.settings.harmless(error.args[0].str())
-            raise SourceError(
-                f"kafka://{self.servers} does not take the offsets of {self._group}: {said}"
-            ) from None
-        finally:
-            consumer.close()
+        if not places:
+            return
+        (future,) = self.admin.alter_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(self._group, places)], request_timeout=ASK_SECONDS
+        ).values()
+        self.answer(future, f"group {self._group} the offsets")
 
     # --- reading -----------------------------------------------------------------------------------------
 

@@ -103,10 +103,24 @@ class KafkaReader:
 
         Raises RefusedError where the next events are gone, SourceError where waiting mends nothing.
         """
-        if self._end is not None and self.next_offset >= self._end:
-            return None
         count = max(1, min(max_rows, int(max_bytes / self._row_bytes)))
-        messages = self._consumer.consume(count, GATHER_SECONDS if self._behind else 0)
+        messages = self.messages(count, GATHER_SECONDS if self._behind else 0)
+        if messages is None:
+            return None
+        self._behind = bool(messages)
+        raw = batch(self.topic, self.partition, messages)
+        if messages:
+            mean_bytes = max(1, raw.nbytes) / len(messages)
+            self._row_bytes = max(mean_bytes, 0.5 * (mean_bytes + self._row_bytes))
+        return raw
+
+    def messages(self, count: int, seconds: float) -> list[Message] | None:
+        """Return the messages that come within a time, `count` at most; None at the end. Raises as `read`."""
+        if self._end is not None and self.next_offset >= self._end:
+            if self.next_offset > self._end:
+                self._gone()
+            return None
+        messages: list[Message] = self._consumer.consume(count, seconds)
         if any(map(Message.error, messages)):
             messages = self._without_errors(messages)
         if self._end is not None and messages and messages[-1].offset() >= self._end:
@@ -114,12 +128,7 @@ class KafkaReader:
             self.next_offset = self._end
         elif messages:
             self.next_offset = max(self.next_offset, messages[-1].offset() + 1)
-        self._behind = bool(messages)
-        raw = batch(self.topic, self.partition, messages)
-        if messages:
-            mean_bytes = max(1, raw.nbytes) / len(messages)
-            self._row_bytes = max(mean_bytes, 0.5 * (mean_bytes + self._row_bytes))
-        return raw
+        return messages
 
     def _without_errors(self, messages: Sequence[Message]) -> list[Message]:
         """Return the messages among what came; rule on the rest."""

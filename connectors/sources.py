@@ -78,8 +78,6 @@ def open_source(
     if uri.startswith(ARCHIVE) and uri != ARCHIVE:
         from connectors.archive import Archive
 
-        if settings is not None:
-            raise UsageError(f"--settings {settings} is for a {KAFKA} source: an archive takes none")
         return Archive(uri.removeprefix(ARCHIVE), streams)
     if uri.startswith(KAFKA):
         from connectors.kafka import KafkaSource
@@ -89,6 +87,12 @@ def open_source(
         topics = [stream.topic for stream in streams]
         return KafkaSource(read_settings(servers, settings), topics, group, ends or {}, accept_loss, readers)
     raise UsageError(f"{uri!r} is no source this release reads: write archive:PATH or kafka://HOST:PORT")
+
+
+def check_settings(settings: Path | None, *uris: str) -> None:
+    """Raise UsageError where there are client settings and no cluster that they could be for."""
+    if settings is not None and not any(uri.startswith(KAFKA) for uri in uris):
+        raise UsageError(f"--settings {settings}: nothing here is on {KAFKA}; leave it out")
 
 
 def absolute(uri: str) -> str:

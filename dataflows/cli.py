@@ -150,8 +150,12 @@ def run(
     epoch: Annotated[str, typer.Option(help="Time between commits, such as 1s or 200ms.")] = "1s",
     cache_bytes: CacheBytes = "256MiB",
     dead_letters: Annotated[
-        Path | None,
-        typer.Option(help="Folder for refused events; STATE/dead-letters if not given.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="DIR|kafka://…/TOPIC",
+            help="Where refused events go; the folder STATE/dead-letters if not given.",
+            show_default=False,
+        ),
     ] = None,
     start: Annotated[
         str | None,
@@ -364,24 +368,54 @@ def status(
         answers().print(status_table(found))
 
 
-@_example("lookback dead-letters --dead-letters state/dead-letters --reason late --limit 5")
+@_example("lookback dead-letters list --dead-letters state/dead-letters --reason late --limit 5")
 def dead_letters(
-    folder: Annotated[
-        Path, typer.Option("--dead-letters", help="Folder of refused events.", show_default=False)
+    where: Annotated[
+        str,
+        typer.Option(
+            "--dead-letters",
+            metavar="DIR|kafka://…/TOPIC",
+            help="Where a job puts refused events.",
+            show_default=False,
+        ),
     ],
+    action: Annotated[str, typer.Argument(help="list, show or requeue.")] = "list",
+    positions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TOPIC/PARTITION@OFFSET…", help="Only the events at these positions.", show_default=False
+        ),
+    ] = None,
     topic: Annotated[str | None, typer.Option(help="Only this topic's.", show_default=False)] = None,
     reason: Annotated[
         str | None,
         typer.Option(help="Only of this reason: parse, schema, late or ahead.", show_default=False),
     ] = None,
-    limit: Annotated[int, typer.Option(help="Print at most this many; 0 prints the counts alone.")] = 20,
+    limit: Annotated[int, typer.Option(help="List at most this many; 0 prints the counts alone.")] = 20,
+    source: Annotated[
+        str | None,
+        typer.Option(help="The brokers that requeue sends to: kafka://HOST:PORT[,…].", show_default=False),
+    ] = None,
+    settings: SourceSettings = None,
     as_json: AsJson = False,
 ) -> None:
-    """List refused events with position, reason and raw bytes, and count them."""
-    from dataflows.show import letters_of
+    """List refused events with position, reason and raw bytes, and count them; show or requeue some of them."""
+    from dataflows import letters
 
     _within("--limit", limit, 0, MOST_LETTERS)
-    letters_of(folder, topic, reason, limit, as_json=as_json)
+    wanted = letters.Wanted.of(positions or [], topic, reason)
+    found = letters.letters_at(where, settings)
+    if action == "list":
+        letters.list_letters(found, wanted, limit, as_json=as_json)
+    elif action == "show":
+        letters.show_letters(found, wanted, as_json=as_json)
+    elif action == "requeue":
+        if source is None:
+            raise UsageError("name the brokers to send to: --source kafka://HOST:PORT")
+        sent = letters.requeue(found, wanted, source, settings)
+        print(f"sent {sent:,} events again to {source}", file=sys.stderr)
+    else:
+        raise UsageError(f"dead-letters {action}: write list, show or requeue")
 
 
 def _why_no_rows(counts: dict[str, int], labelled: bool) -> str:

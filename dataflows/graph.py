@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from connectors.dead_letters import DeadLetterSink
 from connectors.online import OnlineSink, Waiting, patiently
-from connectors.sources import open_source
+from connectors.sources import KAFKA, open_source
 from connectors.training_sink import TrainingSink
 from dataflows.board import Board
 from dataflows.ingest import Ingest, Use
@@ -35,6 +35,9 @@ from state import faults
 from state.rocksdb import block_cache
 from state.shard import ViewSpec
 
+if TYPE_CHECKING:
+    from connectors.dead_letters_topic import DeadLetterTopicSink
+
 
 def build(settings: Settings, worker: int) -> Dataflow:
     """Return the dataflow of this job, for one of its workers."""
@@ -49,7 +52,7 @@ def build(settings: Settings, worker: int) -> Dataflow:
     if settings.dead_letters is not None:
         letters: Any = op.map("letters", split.trues, lambda item: (item[0][len(DEAD) :], item[1]))
         topics = [(part.topic, part.partition) for part in settings.parts]
-        op.output("dead_letters", letters, DeadLetterSink(settings.dead_letters, topics, settings.job))
+        op.output("dead_letters", letters, _letter_sink(settings, topics))
     if rows is None:
         _live(settings, views, worker, split.falses)
     else:
@@ -66,7 +69,7 @@ def _source(settings: Settings, definition: Definition, views: list[View], rows:
     source = open_source(
         settings.source,
         definition.streams.values(),
-        settings=None if settings.source_settings is None else Path(settings.source_settings),
+        settings=_path(settings.source_settings),
         group=settings.group,
         ends={(part.topic, part.partition): part.end for part in settings.parts if part.end is not None},
         accept_loss=settings.accept_loss,
@@ -88,6 +91,17 @@ def _source(settings: Settings, definition: Definition, views: list[View], rows:
 
     labels = rows.batches if isinstance(rows, LabelRows) else None
     return EventSource(settings, source, make, stop_ms, labels, part_class())
+
+
+def _letter_sink(settings: Settings, topics: list[tuple[str, int]]) -> DeadLetterSink | DeadLetterTopicSink:
+    place = settings.dead_letters
+    assert place is not None
+    if not place.startswith(KAFKA):
+        return DeadLetterSink(place, topics, settings.job)
+    from connectors.dead_letters_topic import DeadLetterTopicSink, letter_topic
+
+    cluster, topic = letter_topic(place, _path(settings.source_settings))
+    return DeadLetterTopicSink(cluster, topic, topics, settings.job)
 
 
 def _live(settings: Settings, views: list[View], worker: int, items: Any) -> None:
@@ -118,6 +132,10 @@ def _replay(settings: Settings, rows: Rows, items: Any) -> None:
     found = op.stateful_batch("shard", items, shard)
     streams = len(rows.views) * settings.shards
     op.output("training", found, TrainingSink(rows.writer, streams, settings.folder))
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def _writer(settings: Settings, views: list[View], waits: Waiting) -> Callable[[], StoreWriter]:

@@ -21,6 +21,7 @@ from dataflows.failures import guarded
 from dataflows.route import I64, Item
 from dataflows.settings import Settings
 from dataflows.source import draining
+from lookback.errors import RefusedError
 from lookback.stores.base import StoreWriter, ViewWrite, row_limit
 from lookback.windows.log import Values
 from lookback.windows.plan import Status
@@ -124,6 +125,12 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         """
         fingerprint, number = shard.views[index].fingerprint, shard.shard
         marks = patiently(lambda: writer.marks(fingerprint, number), self._store_waits)
+        strangers = sorted(set(marks or ()) - {part.id for part in self._settings.parts})
+        if strangers:  # they would be waited for in vain
+            raise RefusedError(
+                f"the store {self._settings.store} counts events of {strangers[0]}, which this job does not read: "
+                "name a fresh --store"
+            )
         kept = writer.kept(fingerprint, number)
         lost = any(kept.get(part, -1) < offset for part, offset in shard.durable[index].items())
         return _Catchup(marks, lost=lost or (marks is None and shard.epoch > 0))

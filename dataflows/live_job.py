@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from connectors.batches import PartitionInfo
-from connectors.sources import KAFKA, Source, absolute, open_source
+from connectors.sources import KAFKA, Source, absolute, check_settings, open_source
 from dataflows.beginning import beginning
 from dataflows.board import Board
 from dataflows.disk import DiskWatch
@@ -59,7 +59,7 @@ class LiveOptions:
     workers: int = 1
     epoch_ms: int = 1000
     cache_bytes: int = 256 << 20
-    dead_letters: Path | None = None
+    dead_letters: str | Path | None = None  # a folder, or a topic as kafka://HOST:PORT/TOPIC
     start_ms: int | None = None
     until_end: bool = False
     source_settings: Path | None = None
@@ -70,11 +70,13 @@ class LiveOptions:
 def run(definition: Definition, options: LiveOptions) -> Outcome:
     """Run the live job to the end of its source, or until it is stopped."""
     _one_stream_a_topic(definition)
+    check_settings(options.source_settings, options.source, str(options.dead_letters))
     group = f"lookback.{Path(definition.path).stem}"
     source = open_source(
         options.source, definition.streams.values(), settings=options.source_settings, group=group
     )
     found = source.partitions()
+    _check_letters(definition, options)
     parts = parts_of(definition, found, to_end=options.until_end)
     folder = StateFolder(options.state, definition, source.identity, [part.id for part in parts])
     try:
@@ -93,9 +95,7 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
             cache_bytes=options.cache_bytes,
             dead_letters=str(options.dead_letters or options.state / "dead-letters"),
             job=folder.id,
-            start_ms=None
-            if options.start_ms is None
-            else beginning(definition, list(definition.views.values()), found, options.start_ms),
+            start_ms=_start_ms(definition, options, found),
             source_settings=None
             if options.source_settings is None
             else str(options.source_settings.resolve()),
@@ -104,6 +104,7 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
             store=options.store,
             generation=generation,
         )
+        _warn(definition, source, options)
         while True:
             try:
                 outcome, grown = _until_end_or_growth(settings, source, found, folder.path, options)
@@ -127,6 +128,16 @@ def _claim(options: LiveOptions) -> int:
         return store.claim(str(options.state))
     finally:
         store.close()
+
+
+def _start_ms(definition: Definition, options: LiveOptions, found: list[PartitionInfo]) -> int | None:
+    """Return the broker time that a new state's partitions are read from; None: all that there is.
+
+    A state that has places goes on from them, whatever its source has lost before, and reads new partitions whole.
+    """
+    if options.start_ms is None or source_places(options.state):
+        return None
+    return beginning(definition, list(definition.views.values()), found, options.start_ms)
 
 
 def _until_end_or_growth(
@@ -160,6 +171,18 @@ def _watch(source: Source, settings: Settings, board: Board) -> TopicWatch | Non
     return TopicWatch(source, settings.parts, board)
 
 
+def _warn(definition: Definition, source: Source, options: LiveOptions) -> None:
+    """Say what the topics' settings can do to this job."""
+    if not options.source.startswith(KAFKA):
+        return
+    from connectors.kafka import KafkaSource
+    from dataflows.topic_warnings import topic_warnings
+
+    assert isinstance(source, KafkaSource)
+    for text in topic_warnings(definition, source):
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 def _publish(source: Source, state: Path, parts: Sequence[Part]) -> None:
     """Publish where the last epoch ended, which no worker lived to do; nothing depends on it."""
     places = source_places(state)
@@ -168,6 +191,19 @@ def _publish(source: Source, state: Path, parts: Sequence[Part]) -> None:
         source.publish(offsets)
     except SourceError as error:
         print(f"{error}; the events are counted all the same", file=sys.stderr)
+
+
+def _check_letters(definition: Definition, options: LiveOptions) -> None:
+    """Raise where refused events are to go to a topic that is not there, or that the job reads."""
+    place = str(options.dead_letters)
+    if not place.startswith(KAFKA):
+        return
+    from connectors.dead_letters_topic import check_topic, letter_topic
+
+    cluster, topic = letter_topic(place, options.source_settings)
+    if options.source.startswith(KAFKA) and topic in {stream.topic for stream in definition.streams.values()}:
+        raise UsageError(f"--dead-letters {place}: the job reads this topic; name another one")
+    check_topic(cluster, topic)
 
 
 def _one_stream_a_topic(definition: Definition) -> None:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from connectors.batches import PartitionInfo
-from connectors.sources import Source, absolute, open_source
+from connectors.sources import Source, absolute, check_settings, open_source
 from connectors.training import OutputFolder
 from connectors.training_sink import written
 from dataflows import board as b
@@ -55,6 +55,7 @@ class Replayed:
 
 def replay(definition: Definition, options: ReplayOptions) -> Replayed:
     """Write the training rows of [from, to). Raises LookbackError where a person stopped it."""
+    check_settings(options.source_settings, options.source)
     source = open_source(options.source, definition.streams.values(), settings=options.source_settings)
     if options.labels is not None:
         names = [name for name in read_labels(options.labels).column_names if name != TIME]

@@ -1,10 +1,9 @@
-"""What `get`, `status` and `dead-letters` print."""
+"""What `get` and `status` print."""
 
 from __future__ import annotations
 
 import base64
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,12 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from connectors.batches import Reason
-from connectors.dead_letters import count_dead_letters, read_dead_letters
 from dataflows.progress import instant
 from dataflows.state_folder import part_name, source_places
 from lookback.errors import UsageError
 from lookback.reading import Reading, plain
 from state.shard import read_commit
 
-SHOWN_CHARS = 1000  # of a refused event's bytes, on a terminal
 UNBROKEN = 10_000  # columns where nothing is wrapped
 
 
@@ -158,42 +154,3 @@ def lossless(raw: bytes) -> tuple[str, str]:
         return raw.decode(), "utf-8"
     except UnicodeDecodeError:
         return base64.b64encode(raw).decode("ascii"), "base64"
-
-
-def _harmless(message: bytes) -> str:
-    """Return a message's text for a terminal: nothing that steers it, and not a screenful."""
-    raw = message.decode(errors="backslashreplace")
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in raw[:SHOWN_CHARS])
-    return shown if len(raw) <= SHOWN_CHARS else f"{shown}… ({len(message):,} bytes; --json prints them all)"
-
-
-def letters_of(folder: Path, topic: str | None, reason: str | None, limit: int, *, as_json: bool) -> None:
-    """Print refused events, then how many there are of each reason."""
-    try:
-        wanted = None if reason is None else Reason(reason)
-    except ValueError:
-        raise UsageError(f"--reason {reason}: write {', '.join(r.value for r in Reason)}") from None
-    counts = count_dead_letters(folder)
-    for letter in read_dead_letters(folder, topic, wanted, limit):
-        if as_json:
-            raw, encoding = lossless(letter.raw)
-            record = {
-                "topic": letter.topic,
-                "partition": letter.partition,
-                "offset": letter.offset,
-                "reason": letter.reason.value,
-                "detail": letter.detail,
-                "event_time_ms": letter.event_time_ms,
-                "raw": raw,
-                "raw_encoding": encoding,
-            }
-            print(json.dumps(record, ensure_ascii=False))
-        else:
-            print(
-                f"{letter.topic}/{letter.partition} @ {letter.offset}  {letter.reason.value}: {letter.detail}\n  "
-                f"{_harmless(letter.raw)}"
-            )
-    if as_json:
-        return
-    total = ", ".join(f"{count:,} {why.value} of {name}" for (name, why), count in counts.items())
-    Console(file=sys.stderr, highlight=False, soft_wrap=True).print(f"in all: {total or 'none'}")

@@ -45,7 +45,7 @@ class TopicWatch:
         now = time.monotonic()
         self._source.admin.poll(0)
         if not self._asked and now >= self._next:
-            self._asked = self._source.describe()
+            self._asked = self._source.describe(ASK_SECONDS)
             self._next = now + ASK_SECONDS
         if self._asked and all(future.done() for future in self._asked.values()):
             asked, self._asked = self._asked, {}

@@ -24,8 +24,6 @@ from connectors.batches import DeadLetter, Reason
 from connectors.dead_letters import (
     DeadLetterPart,
     DeadLetterSink,
-    count_dead_letters,
-    find_dead_letter,
     from_line,
     part_name,
     read_dead_letters,
@@ -38,14 +36,15 @@ def letter(offset: int, topic: str = "tx", partition: int = 0, reason: Reason = 
     return DeadLetter(topic, partition, offset, reason, f"why {offset}", b"{broken \xff\n" + b"%d" % offset)
 
 
-def offsets(folder: Path, **filters: Any) -> list[int]:
-    return [found.offset for found in read_dead_letters(folder, **filters)]
+def offsets(folder: Path) -> list[int]:
+    return [found.offset for found in read_dead_letters(folder)]
 
 
 @given(
     st.builds(
         DeadLetter, st.text(), st.integers(0, 99), st.integers(0, 2**47), st.sampled_from(Reason), st.text(),
         st.binary(), st.none() | st.integers(-(2**62), 2**62), st.none() | st.integers(0, 2**62),
+        st.none() | st.binary(),
     )
 )  # fmt: skip
 def test_lines_round_trip(one: DeadLetter) -> None:
@@ -129,19 +128,14 @@ def test_a_file_that_lost_bytes_is_refused(tmp_path: Path) -> None:
         DeadLetterPart(tmp_path, "tx-0", "job", (length, start))
 
 
-def test_reading_filters_counts_and_finds(tmp_path: Path) -> None:
+def test_reading_goes_by_file_and_place(tmp_path: Path) -> None:
     for partition, reason in ((0, Reason.PARSE), (1, Reason.LATE)):
         part = DeadLetterPart(tmp_path, part_name("tx", partition), "job", None)
         part.write_batch([[letter(n, "tx", partition, reason) for n in range(3)]])
         part.snapshot()
         part.close()
     assert offsets(tmp_path) == [0, 1, 2, 0, 1, 2]
-    assert offsets(tmp_path, reason=Reason.LATE, limit=2) == [0, 1]
-    assert offsets(tmp_path, topic="other") == []
-    assert offsets(tmp_path, limit=0) == []
-    assert count_dead_letters(tmp_path) == {("tx", Reason.LATE): 3, ("tx", Reason.PARSE): 3}
-    (found,) = find_dead_letter(tmp_path, "tx", 1, 2)
-    assert found == letter(2, "tx", 1, Reason.LATE)
+    assert list(read_dead_letters(tmp_path))[-1] == letter(2, "tx", 1, Reason.LATE)
     with pytest.raises(UsageError, match="there is no folder"):
         offsets(tmp_path / "none")
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from connectors.batches import RawBatch
 from connectors.decode import broker_time
@@ -145,6 +146,22 @@ def test_an_epochs_bytes_bound_a_batch(kafka: Broker, topic: str) -> None:
     assert sum(sizes) > 2_000_000 and max(sizes) < 55_000
 
 
+def test_a_reader_that_is_not_asked_holds_no_more_than_its_queues(kafka: Broker, topic: str) -> None:
+    """As behind a slow store: 256 MB lie ready, 64 MiB of them may be fetched ahead."""
+    kafka.produce(topic, {0: [Sent(b"x" * 100_000) for _ in range(2560)]})
+    me = psutil.Process()
+    before = me.memory_info().rss
+    reader = source(kafka, topic).open(topic, 0, 0)
+    deadline, sizes = time.monotonic() + PATIENCE_SECONDS, [0]
+    while time.monotonic() < deadline and not (
+        len(sizes) > 30 and sizes[-1] > 30 << 20 and sizes[-1] <= sizes[-30]
+    ):
+        sizes.append(max(sizes[-1], me.memory_info().rss - before))
+        time.sleep(0.1)
+    reader.close()
+    assert 30 << 20 < sizes[-1] < 120 << 20
+
+
 def delete_before(kafka: Broker, topic: str, offset: int) -> None:
     admin = kafka.admin()
     admin.delete_records([TopicPartition(topic, 0, offset)])[TopicPartition(topic, 0, offset)].result(30)
@@ -166,9 +183,10 @@ def test_events_that_are_gone_are_not_passed_over(kafka: Broker, topic: str) -> 
     assert found == [b"%d" % n for n in range(60, 100)] and reader.lost == 35
 
 
-def test_a_place_behind_the_end_is_refused(kafka: Broker, topic: str) -> None:
+@pytest.mark.parametrize("end", [None, 10])
+def test_a_place_behind_the_end_is_refused(kafka: Broker, topic: str, end: int | None) -> None:
     kafka.produce(topic, {0: [Sent(b"%d" % n) for n in range(10)]})
-    reader = source(kafka, topic).open(topic, 0, 25)
+    reader = source(kafka, topic, end).open(topic, 0, 25)
     with pytest.raises(RefusedError, match="ends at offset 10, and the job has read to 25"):
         for _ in range(10_000):
             reader.read()
@@ -213,6 +231,31 @@ def test_encrypted_and_with_a_password(
         found += raw.rows.to_pylist()
     reader.close()
     assert found == [b"a", b"b"]
+
+
+def test_with_tokens(kafka: Broker, topic: str, tmp_path: Path) -> None:
+    """The client gets its tokens in the background of whatever it is asked; here it makes them itself."""
+    kafka.produce(topic, {0: [Sent(b"a"), Sent(b"b")]})
+    file = tmp_path / "kafka.yaml"
+    file.write_text(
+        "kafka:\n  security.protocol: SASL_PLAINTEXT\n  sasl.mechanism: OAUTHBEARER\n"
+        "  enable.sasl.oauthbearer.unsecure.jwt: true\n  sasl.oauthbearer.config: principal=lookback\n"
+    )
+    found = KafkaSource(
+        read_settings(kafka.token_address, file), [topic], "tokens", {(topic, 0): 2}, False, 1
+    )
+    assert [info.end_offset for info in found.partitions()] == [2]
+    reader = found.open(topic, 0)
+    batches = []
+    while (raw := reader.read()) is not None:
+        batches.append(raw)
+    reader.close()
+    assert values(batches) == [b"a", b"b"]
+    found.publish({(topic, 0): 2})
+    consumer = Consumer({"bootstrap.servers": kafka.address, "group.id": "tokens"})
+    (place,) = consumer.committed([TopicPartition(topic, 0)], timeout=30)
+    consumer.close()
+    assert place.offset == 2
 
 
 def test_a_wrong_password_is_said_as_such_but_not_itself(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -184,6 +185,13 @@ def test_a_topic_made_again_is_refused(kafka: Broker, topic: str, live: Live) ->
     assert "fresh --state and a fresh --store" in live.said()
     assert live.finish() == 3
     assert f"the topic {topic} was deleted and made again" in live.said()
+    shutil.rmtree(live.state)
+    assert live.finish() == 3  # with the old store, whose marks are the old topic's
+    assert "name a fresh --store" in live.said()
+    shutil.rmtree(live.state)
+    shutil.rmtree(live.store)
+    assert live.finish() == 0, live.said()
+    assert live.offsets() == {f"{topic}/0": 700, f"{topic}/1": 0}
 
 
 def test_a_topic_that_lost_events(kafka: Broker, topic: str, live: Live) -> None:
@@ -229,6 +237,11 @@ def test_a_start_in_the_middle_is_exact_from_there_on(kafka: Broker, topic: str,
     assert "600 new events, 600 in all" in found["all"][1] and "refused 2 late" in found["all"][1]
     # 540 minutes less an hour less ten minutes: from message 470 on
     assert "130 new events, 130 in all" in found["middle"][1] and "refused 2 late" in found["middle"][1]
+    # A state that is there goes on, though the topic has lost what a new one would need.
+    place = TopicPartition(topic, 0, 590)
+    admin = kafka.admin()
+    admin.delete_records([place])[place].result(30)
+    assert job.finish() == 0 and "0 new events, 130 in all" in job.said()
 
 
 def test_latest_reads_no_more_than_the_windows_reach(kafka: Broker, topic: str, live: Live) -> None:
@@ -256,3 +269,44 @@ def test_no_secret_is_left_anywhere(
     files = [path for path in live.folder.rglob("*") if path.is_file()]
     assert len(files) > 50
     assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
+
+
+def test_brokers_that_are_gone_are_waited_for(kafka: Broker, topic: str, live: Live) -> None:
+    send(kafka, topic, range(70))
+    live.start()
+    live.until(at(live, {0: 70, 1: 0}), "the first 70")
+    kafka.stop()
+    try:
+        live.until(lambda: "does not answer" in live.said(), "a word on the brokers")
+    finally:
+        kafka.start()
+    live.until(lambda: "answers again" in live.said(), "a word on their return")
+    send(kafka, topic, range(70, 140))
+    live.until(at(live, {0: 140, 1: 0}), "the next 70")
+    assert live.said().count("does not answer") == 1  # the next one is due after a minute
+    live.stop()
+    assert count(live, "c3", T0 + HOUR) == 20
+
+
+def test_settings_that_can_hurt_are_said_at_the_start(kafka: Broker, tmp_path: Path) -> None:
+    for number, config, told in (
+        (
+            1,
+            {"message_timestamp_after_max_ms": 2 * HOUR, "retention_ms": -1},
+            "times up to 2h ahead",
+        ),
+        (
+            2,
+            {"message_timestamp_type": "LogAppendTime", "retention_ms": 3_600_000},
+            "keeps 1h, less than",
+        ),
+        (3, {"message_timestamp_after_max_ms": 10 * MINUTE, "retention_ms": HOUR + 10 * MINUTE}, ""),
+    ):
+        topic = f"settings-{number}"
+        kafka.create(topic, 1, **config)
+        folder = tmp_path / topic
+        folder.mkdir()
+        job = Live(folder, write_definition(folder, topic), f"kafka://{kafka.address}")
+        assert job.finish() == 0, job.said()
+        assert ("warning" in job.said()) == bool(told) and told in job.said()
+        kafka.delete(topic)

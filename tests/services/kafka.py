@@ -1,6 +1,7 @@
 """A real Apache Kafka for tests: one KRaft node as broker and controller on free ports, its data in a folder.
 
-Clients come in at `address` (no encryption), or at `secure_address` (TLS with SASL PLAIN, see `USER`).
+Clients come in at `address` (no encryption), or at `secure_address` (TLS with SASL PLAIN, see `USER`), or
+at `token_address` (SASL OAUTHBEARER, tokens that nobody has signed).
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ class Broker:
     def __init__(self, folder: Path, libs: Path) -> None:
         self.folder = folder
         self._libs = libs
-        self._port, self._controller, self._secure = free_ports(3)
+        self._port, self._controller, self._secure, self._tokens = free_ports(4)
         self._process: subprocess.Popen[bytes] | None = None
         self.address = f"127.0.0.1:{self._port}"
         self.secure_address = f"127.0.0.1:{self._secure}"
+        self.token_address = f"127.0.0.1:{self._tokens}"
         folder.mkdir(parents=True)
         self._certificate()
         (folder / "server.properties").write_text(self._properties())
@@ -81,18 +83,24 @@ class Broker:
         subprocess.run(export, check=True, capture_output=True)
 
     def _properties(self) -> str:
-        login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-        secure = "listener.name.sasl_ssl"
+        security = "org.apache.kafka.common.security"
+        login = f"{security}.plain.PlainLoginModule required"
+        token = f"{security}.oauthbearer.OAuthBearerLoginModule required"
+        secure, tokens = "listener.name.sasl_ssl", "listener.name.sasl_plaintext"
         settings = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
             "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{self._controller},"
-            f"SASL_SSL://{self.secure_address}",
-            "advertised.listeners": f"PLAINTEXT://{self.address},SASL_SSL://{self.secure_address}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL",
+            f"SASL_SSL://{self.secure_address},SASL_PLAINTEXT://{self.token_address}",
+            "advertised.listeners": f"PLAINTEXT://{self.address},SASL_SSL://{self.secure_address},"
+            f"SASL_PLAINTEXT://{self.token_address}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,"
+            "SASL_PLAINTEXT:SASL_PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
-            "sasl.enabled.mechanisms": "PLAIN",
+            f"{secure}.sasl.enabled.mechanisms": "PLAIN",
+            f"{tokens}.sasl.enabled.mechanisms": "OAUTHBEARER",
+            f"{tokens}.oauthbearer.sasl.jaas.config": f'{token} unsecuredLoginStringClaim_sub="broker";',
             f"{secure}.plain.sasl.jaas.config": f'{login} user_{USER}="{PASSWORD}";',
             "ssl.keystore.location": str(self.folder / "broker.p12"),
             "ssl.keystore.password": "changeit",
