@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from connectors.batches import DeadLetter, Reason
 from connectors.dead_letters import read_dead_letters
 from connectors.sources import KAFKA
@@ -78,7 +76,7 @@ def list_letters(letters: Iterator[DeadLetter], wanted: Wanted, limit: int, *, a
             print(f"{_place(letter)}  {letter.reason.value}: {letter.detail}\n  {raw}")
     if not as_json:
         total = ", ".join(f"{n:,} {why.value} of {name}" for (name, why), n in sorted(counts.items()))
-        Console(file=sys.stderr, highlight=False, soft_wrap=True).print(f"in all: {total or 'none'}")
+        print(f"in all: {total or 'none'}", file=sys.stderr)
 
 
 def show_letters(letters: Iterator[DeadLetter], wanted: Wanted, *, as_json: bool) -> None:
