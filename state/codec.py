@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from lookback.windows.texts import TextTable
+from state import pack
 from state.errors import StateRefused
 
 VERSION = 1
@@ -30,7 +32,6 @@ ENTITY, CHUNK = 0, 1
 _HEAD = struct.Struct("<BBHHHIIqq")
 _CRC = struct.Struct("<I")
 _U32 = struct.Struct("<I")
-_LONG = 0xFFFF
 
 I64 = npt.NDArray[np.int64]
 
@@ -49,31 +50,34 @@ class Stored:
 
 
 def encode(
-    kind: int,
-    columns: bytes | memoryview,
-    rows: int,
-    width: int,
-    texts: Sequence[bytes],
-    life: bytes,
-    chunks: int,
-    covers_ms: int,
-    newest_ms: int,
-) -> bytes:
-    """Return one record; `columns` are the bytes of int64[2 + width, rows], C order."""
-    count = len(texts)
-    head = _HEAD.pack(
-        VERSION, kind, width, len(life) // 8, min(count, _LONG), rows, chunks, covers_ms, newest_ms
+    flat: I64, columns: int, parts: I64, life: I64, ids: I64, id_starts: I64, texts: TextTable
+) -> list[bytes]:
+    """Return the records of parts of logs.
+
+    flat: words of logs, each `columns` of as many words as the log has rows. parts: int64[n, PART_WORDS], see
+    `pack`. life: int64[m, L]. texts[ids[id_starts[i]:id_starts[i + 1]]] are those of record i.
+    """
+    bounds = np.zeros(len(parts) + 1, np.int64)
+    pack.sizes(parts, columns, life.shape[1], ids, id_starts, texts.ends, bounds[1:])
+    np.cumsum(bounds, out=bounds)
+    out = np.empty(int(bounds[-1]), np.uint8)
+    words, lives = flat.view(np.uint8), np.ascontiguousarray(life).reshape(-1).view(np.uint8)
+    pack.pack(
+        VERSION,
+        words,
+        columns,
+        parts,
+        lives,
+        life.shape[1],
+        ids,
+        id_starts,
+        texts.blob,
+        texts.ends,
+        bounds,
+        out,
     )
-    parts: list[bytes | memoryview] = [head, life]
-    if count:
-        if count >= _LONG:
-            parts.append(_U32.pack(count))
-        for text in texts:
-            parts.append(_U32.pack(len(text)))
-            parts.append(text)
-    parts.append(columns)
-    body = b"".join(parts)
-    return _CRC.pack(zlib.crc32(body)) + body
+    packed, places = out.tobytes(), bounds.tolist()
+    return [packed[start:end] for start, end in pairwise(places)]
 
 
 def decode(data: bytes, width: int, life: int, what: str) -> Stored:
@@ -97,13 +101,13 @@ def decode(data: bytes, width: int, life: int, what: str) -> Stored:
     at = 4 + _HEAD.size
     life_words = np.frombuffer(data, np.int64, life, at)
     at += 8 * life
-    if texts == _LONG:
+    if texts == pack.LONG:
         texts = _U32.unpack_from(data, at)[0]
         at += 4
     found = []
     for _ in range(texts):
         length = _U32.unpack_from(data, at)[0]
-        found.append(data[at + 4 : at + 4 + length].decode())
+        found.append(data[at + 4 : at + 4 + length].decode("utf-8", "surrogatepass"))
         at += 4 + length
     if len(data) - at != 8 * rows * (2 + width):
         raise StateRefused(f"{what} is damaged (length): restore this state folder from a backup")

@@ -13,6 +13,7 @@ Big-endian with the sign bit flipped, so that key order is (time, position) orde
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 META = b"m"
 COMMIT = b"c"
@@ -29,6 +30,12 @@ def view_tag(fingerprint: str) -> bytes:
 def entity(tag: bytes, key: str) -> bytes:
     """Return the key of an entity's record."""
     return b"e" + tag + key.encode()
+
+
+def entities(tag: bytes, texts: Sequence[str]) -> list[bytes]:
+    """Return the keys of many entities' records."""
+    prefix = b"e" + tag
+    return [prefix + text.encode() for text in texts]
 
 
 def entity_text(raw: bytes) -> str:

@@ -8,7 +8,7 @@ never the log. A chunk reaches to the next one's place; it is dropped when all o
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +18,16 @@ from lookback.windows.text_words import TextWords
 from lookback.windows.texts import TextTable
 from state import codec, keys
 from state.errors import StateError
-from state.rocksdb import Database, Put
-from state.texts import pick, restore
+from state.rocksdb import Database
+from state.texts import restore
 
 I64 = npt.NDArray[np.int64]
 
 INLINE_ROWS = 64
-_NO_LIFE: I64 = np.empty(0, np.int64)
 
 
 class Records:
-    """Writes and reads the records of one view; knows where the long logs in memory are cut."""
+    """Reads the records of one view; knows where the long logs in memory are cut."""
 
     def __init__(self, name: str, tag: bytes, plan: ViewPlan, words: TextWords, life_words: int) -> None:
         self._name = name
@@ -42,10 +41,6 @@ class Records:
     def forget(self, slot: int) -> None:
         """Forget where a slot's log is cut: it leaves memory."""
         self._cuts.pop(slot, None)
-
-    def is_long(self, slot: int) -> bool:
-        """Return whether a slot's log has chunks."""
-        return slot in self._cuts
 
     # --- reading -----------------------------------------------------------------------------------------
 
@@ -83,85 +78,60 @@ class Records:
 
     # --- writing -----------------------------------------------------------------------------------------
 
-    def short(
-        self,
-        key: str,
-        columns: memoryview,
-        rows: int,
-        texts: Sequence[bytes],
-        life: bytes,
-        covers: int,
-        newest: int,
-    ) -> Put:
-        """Return the write of a log that is one record; `columns` are its bytes, text ids index `texts`."""
-        record = codec.encode(codec.ENTITY, columns, rows, self._width, texts, life, 0, covers, newest)
-        return keys.entity(self._tag, key), record
+    def long_slots(self) -> I64:
+        """Return the slots whose logs have chunks. int64[n]."""
+        return np.fromiter(self._cuts, np.int64, len(self._cuts))
 
-    def long(
-        self,
-        slot: int,
-        key: str,
-        rows: I64,
-        texts: Sequence[bytes],
-        life: I64,
-        covers: int,
-        newest: int,
-        dirty_from_ms: int,
-    ) -> list[Put]:
-        """Return the writes of a long log: the chunks that a row at or after `dirty_from_ms` is in, and the tail."""
+    def cut(
+        self, slot: int, key: str, time_ms: I64, position: I64, covers_ms: int, dirty_from_ms: int
+    ) -> tuple[list[bytes], list[Piece]]:
+        """Return (keys of chunks that are past, the records to write) of a long log: its rows' places are given.
+
+        The records are the chunks that a row at or after `dirty_from_ms` is in, and last the tail.
+        """
         prefix = keys.chunk_prefix(self._tag, key)
         cuts = self._cuts.get(slot, [])
-        out: list[Put] = []
-        while len(cuts) > 1 and cuts[1][0] <= covers:  # all of the first chunk is past
-            out.append((prefix + keys.place(*cuts.pop(0)), None))
+        past: list[bytes] = []
+        while len(cuts) > 1 and cuts[1][0] <= covers_ms:  # all of the first chunk is past
+            past.append(prefix + keys.place(*cuts.pop(0)))
         # Rows before the first chunk (late ones) belong to it.
         first_dirty = max(0, bisect_right(cuts, (dirty_from_ms, -1)) - 1)
-        starts = _seal(rows, cuts)
-        ends = [*starts[1:], rows.shape[1]]
-        for n in range(first_dirty, len(starts) - 1):
-            record = self._encode(codec.CHUNK, rows[:, starts[n] : ends[n]], texts, _NO_LIFE)
-            out.append((prefix + keys.place(*cuts[n]), record))
+        starts = _seal(time_ms, position, cuts)
+        ends = [*starts[1:], len(time_ms)]
         chunks = len(starts) - 1
+        pieces = [
+            Piece(prefix + keys.place(*cuts[n]), starts[n], ends[n]) for n in range(first_dirty, chunks)
+        ]
         if chunks:
             self._cuts[slot] = cuts
         else:  # all fits the tail again
             self._cuts.pop(slot, None)
-        tail = self._encode(codec.ENTITY, rows[:, starts[-1] :], texts, life, chunks, covers, newest)
-        out.append((keys.entity(self._tag, key), tail))
-        return out
-
-    def _encode(
-        self,
-        kind: int,
-        rows: I64,
-        texts: Sequence[bytes],
-        life: I64,
-        chunks: int = 0,
-        covers: int = 0,
-        newest: int = 0,
-    ) -> bytes:
-        if self._words.rows:
-            texts, rows, life = pick(texts, rows, life, self._words)
-        count = rows.shape[1]
-        return codec.encode(
-            kind, rows.tobytes(), count, self._width, texts, life.tobytes(), chunks, covers, newest
-        )
+        return past, [*pieces, Piece(keys.entity(self._tag, key), starts[-1], ends[-1], chunks)]
 
 
-def _seal(rows: I64, cuts: list[tuple[int, int]]) -> list[int]:
+class Piece(NamedTuple):
+    """One record of a long log: its key and rows; chunks: of the tail, how many lie before it."""
+
+    key: bytes
+    first: int
+    end: int
+    chunks: int = -1
+
+
+def _seal(time_ms: I64, position: I64, cuts: list[tuple[int, int]]) -> list[int]:
     """Seal all but the newest rows, where the tail has grown long; return each part's first row, the tail's last.
 
     cuts: the places of the parts, brought up to date.
     """
-    starts = [_row_at(rows, place) for place in cuts] or [0]
+    starts = [_row_at(time_ms, position, place) for place in cuts] or [0]
     starts[0] = 0
-    count = rows.shape[1]
+    count = len(time_ms)
     size = INLINE_ROWS if count <= 16 * INLINE_ROWS else 4 * INLINE_ROWS
     if count - starts[-1] > 2 * size:
         start = starts.pop()
         del cuts[len(starts) :]
         while True:
-            cuts.append((int(rows[0, start]), int(rows[1, start])))
+            cuts.append((int(time_ms[start]), int(position[start])))
             starts.append(start)
             if count - start <= size:
                 break
@@ -169,8 +139,8 @@ def _seal(rows: I64, cuts: list[tuple[int, int]]) -> list[int]:
     return starts
 
 
-def _row_at(rows: I64, place: tuple[int, int]) -> int:
+def _row_at(time_ms: I64, position: I64, place: tuple[int, int]) -> int:
     """Return the index of the first row at or after `place` = (time, position)."""
-    low = int(np.searchsorted(rows[0], place[0], "left"))
-    high = int(np.searchsorted(rows[0], place[0], "right"))
-    return low + int(np.searchsorted(rows[1, low:high], place[1], "left"))
+    low = int(np.searchsorted(time_ms, place[0], "left"))
+    high = int(np.searchsorted(time_ms, place[0], "right"))
+    return low + int(np.searchsorted(position[low:high], place[1], "left"))

@@ -17,11 +17,10 @@ from lookback.events import Keys, key_texts
 from lookback.windows.log import Values, ViewLog
 from lookback.windows.plan import MAX_OFFSET, ROW_HEAD, ViewPlan
 from lookback.windows.text_words import text_words
-from state import codec, faults, keys
+from state import codec, faults, keys, pack
 from state.key_table import KeyTable
 from state.records import INLINE_ROWS, Records
 from state.rocksdb import Database, Put
-from state.texts import renumber
 
 I64 = npt.NDArray[np.int64]
 
@@ -107,7 +106,7 @@ class ViewState:
         if self._empty:
             return slots
         texts = key_texts(new)
-        records = self._db.get_many([keys.entity(self._tag, text) for text in texts])
+        records = self._db.get_many(keys.entities(self._tag, texts))
         there = [i for i, record in enumerate(records) if record is not None]
         if not there:
             return slots
@@ -200,37 +199,55 @@ class ViewState:
         if not len(slots):
             return []
         flat, starts, life, covers = self.log.export(slots)
-        texts: list[bytes] = []
-        text_starts: list[int] = []
-        if self._words.rows:
-            columns = ROW_HEAD + self.plan.width
-            flat, life, ids, firsts = renumber(flat, starts, life, self._words, columns)
-            texts, text_starts = [t.encode() for t in self.log.texts.get(ids)], firsts.tolist()
-        newest = self.log.newest_ms(slots).tolist()
-        names = self.keys_of(slots)
-        dirty_from, covers_ms = self._dirty_from[slots].tolist(), covers.tolist()
         columns = ROW_HEAD + self.plan.width
-        raw = memoryview(flat.data).cast("B")
-        bounds = starts.tolist()
-        out: list[Put] = []
-        for n, slot in enumerate(slots.tolist()):
-            a, b = bounds[n], bounds[n + 1]
-            key = names[n]
-            own = texts[text_starts[n] : text_starts[n + 1]] if texts else ()
-            rows = (b - a) // columns
-            if rows <= INLINE_ROWS and not self._records.is_long(slot):
-                part = raw[8 * a : 8 * b]
-                out.append(
-                    self._records.short(key, part, rows, own, life[n].tobytes(), covers_ms[n], newest[n])
-                )
-            else:
-                matrix = flat[a:b].reshape(columns, rows)
-                out.extend(
-                    self._records.long(
-                        slot, key, matrix, own, life[n], covers_ms[n], newest[n], dirty_from[n]
-                    )
-                )
-        return out
+        parts = np.zeros((len(slots), pack.PART_WORDS), np.int64)
+        parts[:, pack.BASE] = starts[:-1]
+        parts[:, pack.ROWS] = parts[:, pack.END] = np.diff(starts) // columns
+        parts[:, pack.KIND] = codec.ENTITY
+        parts[:, pack.LIFE] = np.arange(len(slots))
+        parts[:, pack.COVERS] = covers
+        parts[:, pack.NEWEST] = self.log.newest_ms(slots)
+        long = (parts[:, pack.ROWS] > INLINE_ROWS) | np.isin(slots, self._records.long_slots())
+        names, deletes = self.keys_of(slots[~long]), []
+        out = keys.entities(self._tag, names)
+        pieces = [parts[~long]]
+        for n in np.flatnonzero(long).tolist():
+            past, own, which = self._cut(int(slots[n]), flat, parts[n])
+            deletes += past
+            out += own
+            pieces.append(which)
+        records = self._encode(flat, columns, np.concatenate(pieces), life)
+        return [*((key, None) for key in deletes), *zip(out, records, strict=True)]
+
+    def _cut(self, slot: int, flat: I64, log: I64) -> tuple[list[bytes], list[bytes], I64]:
+        """Return (keys to delete, keys to write, parts int64[n, PART_WORDS]) of a long log, given as one part."""
+        base, rows = int(log[pack.BASE]), int(log[pack.ROWS])
+        (key,) = self.keys_of([slot])
+        past, pieces = self._records.cut(
+            slot, key, flat[base : base + rows], flat[base + rows : base + 2 * rows],
+            int(log[pack.COVERS]), int(self._dirty_from[slot]),
+        )  # fmt: skip
+        parts = np.tile(log, (len(pieces), 1))
+        parts[:, pack.FIRST] = [piece.first for piece in pieces]
+        parts[:, pack.END] = [piece.end for piece in pieces]
+        parts[-1, pack.CHUNKS] = pieces[-1].chunks
+        parts[:-1, pack.KIND], parts[:-1, pack.LIFE] = codec.CHUNK, -1
+        parts[:-1, [pack.COVERS, pack.NEWEST]] = 0
+        return past, [piece.key for piece in pieces], parts
+
+    def _encode(self, flat: I64, columns: int, parts: I64, life: I64) -> list[bytes]:
+        """Return the records of parts of exported logs; text ids in flat and life become the records' own."""
+        words, texts = self._words, self.log.texts
+        id_starts = np.zeros(len(parts) + 1, np.int64)
+        ids = np.empty(0, np.int64)
+        if words.rows or words.lives:
+            owner, own = np.full(len(texts), -1, np.int64), np.empty(len(texts), np.int64)
+            most = len(words.rows) * int((parts[:, pack.END] - parts[:, pack.FIRST]).sum())
+            ids = np.empty(most + len(words.lives) * len(parts), np.int64)
+            rows = np.array(words.rows, np.int64)
+            lives = np.array(words.lives, np.int64).reshape(-1, 2)
+            pack.number_texts(flat, life, parts, rows, lives, owner, own, ids, id_starts)
+        return codec.encode(flat, columns, parts, life, ids, id_starts, texts)
 
     def stored(self, slots: I64) -> None:
         """Mark logs clean: what `puts` returned for them is in the database."""

@@ -7,11 +7,13 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from state import codec
+from lookback.windows.texts import TextTable
+from state import codec, pack
 from state.errors import StateError, StateRefused
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -20,16 +22,30 @@ ROWS = np.array([[-5, 0, 2**62], [7, 8, (3 << 47) | 9], [1, 0, -1], [2, 1, 0]], 
 LIFE = np.array([3, -(2**63), 2**63 - 1], np.int64)
 
 
+def encode(
+    kind: int, rows: npt.NDArray[np.int64], texts: list[str], life: npt.NDArray[np.int64], *numbers: int
+) -> bytes:
+    """Return one record of these rows and texts; numbers: chunks, covers, newest."""
+    parts = np.zeros((1, pack.PART_WORDS), np.int64)
+    parts[0, pack.ROWS] = parts[0, pack.END] = rows.shape[1]
+    parts[0, pack.KIND], parts[0, pack.CHUNKS :] = kind, numbers
+    parts[0, pack.LIFE] = 0 if len(life) else -1
+    table = TextTable()
+    ids, starts = table.intern(texts), np.array([0, len(texts)])
+    (record,) = codec.encode(
+        np.ascontiguousarray(rows).ravel(), len(rows), parts, life[None], ids, starts, table
+    )
+    return record
+
+
 def entity() -> bytes:
     """Return the record that the golden file holds."""
-    return codec.encode(
-        codec.ENTITY, ROWS.tobytes(), 3, 2, [t.encode() for t in TEXTS], LIFE.tobytes(), 4, -17, 2**62
-    )
+    return encode(codec.ENTITY, ROWS, TEXTS, LIFE, 4, -17, 2**62)
 
 
 def chunk() -> bytes:
     """Return the sealed chunk that the golden file holds."""
-    return codec.encode(codec.CHUNK, ROWS[:, :2].tobytes(), 2, 2, [], b"", 0, 0, 0)
+    return encode(codec.CHUNK, ROWS[:, :2], [], LIFE[:0], 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -79,17 +95,15 @@ def test_another_views_record_is_refused(width: int, life: int) -> None:
         codec.decode(entity(), width, life, "it")
 
 
-@given(st.lists(st.text(max_size=20), max_size=30), st.integers(0, 20), st.integers(0, 3))
+@given(st.lists(st.text(max_size=20), max_size=30, unique=True), st.integers(0, 20), st.integers(0, 3))
 def test_what_is_written_is_read(texts: list[str], rows: int, width: int) -> None:
-    encoded = [t.encode("utf-8", "surrogatepass") for t in texts if t.isprintable()]
     matrix = np.arange((2 + width) * rows, dtype=np.int64).reshape(2 + width, rows)
-    record = codec.encode(codec.ENTITY, matrix.tobytes(), rows, width, encoded, b"", 0, 1, 2)
-    found = codec.decode(record, width, 0, "it")
-    assert found.texts == [t.decode() for t in encoded]
+    found = codec.decode(encode(codec.ENTITY, matrix, texts, LIFE[:0], 0, 1, 2), width, 0, "it")
+    assert found.texts == texts
     assert (found.rows == matrix).all()
 
 
 def test_more_texts_than_a_short_count_holds() -> None:
-    texts = [str(i).encode() for i in range(70_000)]
-    record = codec.encode(codec.ENTITY, b"", 0, 0, texts, b"", 0, 0, 0)
-    assert codec.decode(record, 0, 0, "it").texts == [t.decode() for t in texts]
+    texts = [str(i) for i in range(70_000)]
+    record = encode(codec.ENTITY, ROWS[:2, :0], texts, LIFE[:0], 0, 0, 0)
+    assert codec.decode(record, 0, 0, "it").texts == texts
