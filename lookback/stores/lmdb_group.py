@@ -14,13 +14,16 @@ import numpy as np
 from lookback.stores.base import I64, U8, Bool, ViewWrite
 from lookback.windows.text_words import TextWords
 
+MAX_TABLE_BYTES = 64  # longer keys are not sorted as a table of fixed width
+
 
 @dataclass(frozen=True)
 class Group:
     """Distinct entities of one view; the fields that a `ViewWrite` has mean the same here.
 
     keys: LMDB keys, sorted. sequence, watermark_ms: int64[n]. member, place: of each entity, which write it is of
-    (an index of `members`, which index the writes given) and where it stands there.
+    (an index of `members`, which index the writes given) and where it stands there. names[order[i]]: the key text
+    of entity i.
     """
 
     fingerprint: str
@@ -28,7 +31,8 @@ class Group:
     member: I64
     place: I64
     keys: list[bytes]
-    key_texts: list[str]
+    order: I64
+    names: list[str]
     event_time_ms: I64
     as_of_ms: I64
     sequence: I64
@@ -80,8 +84,8 @@ def _joined(
 
 def _group(writes: list[ViewWrite], keys: list[bytes], members: list[int], places: TextWords) -> Group:
     sizes = [len(write.keys) for write in writes]
-    ranking = sorted(range(len(keys)), key=keys.__getitem__)
-    order = np.array(ranking, np.int64)
+    order = _sorted(keys)
+    ranking = order.tolist()
     counts = np.concatenate([np.diff(write.row_starts) for write in writes])
     bounds = np.concatenate([[0], np.cumsum(counts[order])])
     rows_before = np.cumsum(counts) - counts
@@ -112,7 +116,8 @@ def _group(writes: list[ViewWrite], keys: list[bytes], members: list[int], place
         member=member,
         place=np.concatenate([np.arange(size) for size in sizes])[order],
         keys=[keys[i] for i in ranking],
-        key_texts=[names[i] for i in ranking],
+        order=order,
+        names=names,
         event_time_ms=column("event_time_ms"),
         as_of_ms=column("as_of_ms"),
         sequence=one_each("sequence"),
@@ -126,3 +131,10 @@ def _group(writes: list[ViewWrite], keys: list[bytes], members: list[int], place
         life=life,
         texts=[text for write in writes for text in write.texts],
     )
+
+
+def _sorted(keys: list[bytes]) -> I64:
+    """Return the order of keys by their bytes. Two that differ in trailing zero bytes alone may stand either way."""
+    if keys and max(map(len, keys)) <= MAX_TABLE_BYTES:
+        return np.argsort(np.array(keys, "S"), kind="stable").astype(np.int64)
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)

@@ -19,17 +19,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from struct import Struct, pack, unpack_from
+from itertools import pairwise
+from struct import Struct, unpack_from
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
 from lookback.errors import RefusedError, StoreError
+from lookback.stores import lmdb_pack as pack
 from lookback.stores.base import I64, U8
-from lookback.stores.texts import TextBlock, block_of, encode
+from lookback.stores.texts import TextBlock, encode
 from lookback.windows.plan import ROW_HEAD, ViewPlan
 from lookback.windows.text_words import TextWords, text_words
+from lookback.windows.texts import TextTable
 
 VERSION = 1
 MAX_KEY_TEXT = 480  # LMDB's keys end at 511 bytes
@@ -56,8 +59,6 @@ HEAD = np.dtype(
 )
 HEAD_STRUCT = Struct("<BBHHHIIqqqqqq")
 assert HEAD.itemsize == HEAD_STRUCT.size == 64
-_U32 = Struct("<I")
-_CHUNK_HEAD = bytes([VERSION, 0])
 _SIGN = np.int64(np.iinfo(np.int64).min)
 
 
@@ -100,8 +101,10 @@ def chunk_key(key: bytes, chunk: int) -> bytes:
 
 def pack_keys(texts: Sequence[str]) -> list[bytes]:
     """Return the LMDB keys of entity key texts."""
-    short = MAX_KEY_TEXT // 4  # characters that surely fit
-    return [b"\x01" + encode(text) if len(text) <= short else pack_key(text) for text in texts]
+    joined = "".join(texts)
+    if joined.isascii() and (not texts or max(map(len, texts)) <= MAX_KEY_TEXT):
+        return [b"\x01" + text.encode() for text in texts]
+    return [pack_key(text) for text in texts]
 
 
 def split_rows(rows: I64) -> list[bytes]:
@@ -129,11 +132,6 @@ def unpack_rows(raw: bytes | memoryview, key_bytes: int, row_words: int) -> I64:
     return out
 
 
-def pack_block(texts: Sequence[bytes]) -> bytes:
-    """Return texts, already UTF-8, as they follow a record's status."""
-    return pack(f"<{len(texts)}I", *map(len, texts)) + b"".join(texts)
-
-
 def unpack_block(raw: bytes | memoryview, count: int, start: int, end: int) -> TextBlock:
     """Return `count` texts that fill raw[start:end]; raises StoreError where they don't."""
     first = start + 4 * count
@@ -145,16 +143,12 @@ def unpack_block(raw: bytes | memoryview, count: int, start: int, end: int) -> T
     return TextBlock(lengths, raw[first:end])
 
 
-def pack_chunk(texts: Sequence[str]) -> bytes:
-    """Return a dictionary chunk."""
-    block = block_of(texts)
-    return seal_chunk(block.lengths.astype("<u4").tobytes(), bytes(block.utf8))
-
-
-def seal_chunk(lengths: bytes, utf8: bytes) -> bytes:
-    """Return a dictionary chunk of texts given as their lengths (u32 each) and their bytes."""
-    body = (len(lengths) // 4).to_bytes(2, "little") + lengths + utf8
-    return _CHUNK_HEAD + _U32.pack(crc32(body)) + body
+def pack_chunks(texts: I64, firsts: I64, table: TextTable) -> list[bytes]:
+    """Return dictionary chunks, the n-th of the table's texts[firsts[n]:firsts[n + 1]]."""
+    places = _places(texts, firsts, table, 8)
+    out = np.empty(int(places[-1]), np.uint8)
+    pack.pack_chunks(VERSION, texts, firsts, table.blob, table.ends, places, out)
+    return _cut(out, places)
 
 
 def unpack_chunk(raw: bytes | memoryview) -> TextBlock:
@@ -179,34 +173,40 @@ def check_version(version: int) -> None:
 
 
 def pack_records(
-    layout: Layout,
-    heads: npt.NDArray[np.void],
-    words: I64,
-    life: I64,
-    status: U8,
-    tails: Sequence[bytes] | None,
+    heads: npt.NDArray[np.void], words: I64, life: I64, status: U8, texts: I64, firsts: I64, table: TextTable
 ) -> list[bytes]:
     """Return one record an entity.
 
-    heads: HEAD[n]. words: int64[outputs, n], life: int64[n, L], status: uint8[outputs, n]. tails: what
-    follows the status (texts, key text), None where no record has any.
+    heads: HEAD[n]. words: int64[outputs, n], life: int64[n, L], status: uint8[outputs, n]. What follows the status
+    of record i are the table's texts[firsts[i]:firsts[i + 1]], -1 meaning none.
     """
     n, lives = life.shape
-    fixed = HEAD.itemsize + 9 * layout.outputs + 8 * lives
-    table = np.empty((n, fixed), np.uint8)
-    at = HEAD.itemsize
-    table[:, :at] = heads.view(np.uint8).reshape(n, at)
-    body = np.empty((n, layout.outputs + lives), "<i8")
-    body[:, : layout.outputs] = words.T
-    body[:, layout.outputs :] = life
-    end = at + 8 * (layout.outputs + lives)
-    table[:, at:end] = body.view(np.uint8).reshape(n, end - at)
-    table[:, end:] = status.T
-    parts: list[bytes] = table.view(f"V{fixed}").reshape(n).tolist()
-    if tails is not None:
-        parts = [part + tail for part, tail in zip(parts, tails, strict=True)]
-    seal = _U32.pack
-    return [part + seal(crc32(part)) for part in parts]
+    places = _places(texts, firsts, table, HEAD.itemsize + 9 * len(words) + 8 * lives + 4)
+    out = np.empty(int(places[-1]), np.uint8)
+    raw = heads.view(np.uint8).reshape(n, HEAD.itemsize)
+    pack.pack_records(
+        raw, np.ascontiguousarray(words), np.ascontiguousarray(life), np.ascontiguousarray(status),
+        texts, firsts, table.blob, table.ends, places, out,
+    )  # fmt: skip
+    return _cut(out, places)
+
+
+def _places(texts: I64, firsts: I64, table: TextTable, fixed: int) -> I64:
+    """Return where each packed thing begins that has `fixed` bytes beside its texts. int64[n + 1]."""
+    ends = table.ends
+    lengths = np.zeros(len(texts) + 1, np.int64)
+    lengths[1:] = np.where(texts < 0, 0, ends[texts + 1] - ends[texts]) + 4
+    return np.cumsum(lengths)[firsts] + fixed * np.arange(len(firsts))
+
+
+def _cut(packed: U8, places: I64) -> list[bytes]:
+    """Return packed[places[n]:places[n + 1]], each as bytes."""
+    sizes = np.diff(places)
+    if len(sizes) and sizes[0] == sizes.min() == sizes.max():
+        alike: list[bytes] = packed.view(f"V{sizes[0]}").tolist()
+        return alike
+    raw, bounds = packed.tobytes(), places.tolist()
+    return [raw[start:end] for start, end in pairwise(bounds)]
 
 
 _NO_WORDS: I64 = np.empty(0, np.int64)

@@ -39,13 +39,11 @@ from lookback.stores.lmdb_record import (
     Layout,
     check_version,
     layout_of,
-    pack_block,
     pack_keys,
     pack_records,
     split_rows,
 )
 from lookback.stores.lmdb_tables import U64, Databases, claim_key, databases, shard_key
-from lookback.stores.texts import encode
 from lookback.windows.plan import Status, ViewPlan
 
 ALWAYS = int(np.iinfo(np.int64).max)
@@ -107,6 +105,7 @@ class LmdbWriter:
     def write(self, writes: Sequence[ViewWrite]) -> list[I64]:
         """Write all in one transaction; return for each the indices of entities whose record is stale."""
         packed = [pack_keys(write.keys) for write in writes]
+        joined = list(groups(writes, packed, self._text_words))
 
         def work(txn: Txn) -> list[I64]:
             if not self._settled:  # an earlier try was rolled back
@@ -116,7 +115,7 @@ class LmdbWriter:
             for write in writes:
                 self._own(txn, write.fingerprint, write.shard)
             stale: list[I64] = [_NONE] * len(writes)
-            for group in groups(writes, packed, self._text_words):
+            for group in joined:
                 places = group.split(_write_view(txn, self._views[group.fingerprint], group))
                 for at, found in places:
                     stale[at] = found
@@ -175,6 +174,7 @@ def _view(fingerprint: str, plan: ViewPlan, dbs: Databases) -> _View:
 def _write_view(txn: Txn, view: _View, write: Group) -> I64:
     """Carry out steps 1 to 6 for every entity of the group; return the stale ones."""
     keys = write.keys
+    texts = view.dictionaries.begin(write.texts) if view.layout.texts.any else _NONE
     old, raw = _stored(txn, view, keys)
     taken = (write.sequence >= old["sequence"]) & (write.as_of_ms >= old["as_of_ms"])
     heads = np.zeros(len(keys), HEAD)
@@ -196,9 +196,9 @@ def _write_view(txn: Txn, view: _View, write: Group) -> I64:
         txn.delete(keys[i], db=view.dbs.rows)
     for i in np.flatnonzero(replace & (old["texts"] > 0)).tolist():
         view.dictionaries.drop(txn, view.dbs, keys[i], int(old["texts"][i]))
-    _put_rows(txn, view, write, keys, heads)
+    _put_rows(txn, view, write, keys, heads, texts)
     _limit_and_trim(txn, view, keys, heads)
-    _put_records(txn, view, write, keys, heads, taken, old, raw)
+    _put_records(txn, view, write, keys, heads, texts, taken, old, raw)
     return np.flatnonzero(heads["flags"] & STALE).astype(np.int64)
 
 
@@ -232,7 +232,7 @@ def _stored(txn: Txn, view: _View, keys: list[bytes]) -> tuple[Heads, dict[int, 
     return heads, {i: raw for i, (_, raw) in zip(where, found, strict=True)}
 
 
-def _put_rows(txn: Txn, view: _View, write: Group, keys: list[bytes], heads: Heads) -> None:
+def _put_rows(txn: Txn, view: _View, write: Group, keys: list[bytes], heads: Heads, texts: I64) -> None:
     """Step 3, and the half of step 4 that needs no count: more new rows than the limit."""
     given = np.diff(write.row_starts)
     over = given > view.limit
@@ -245,9 +245,7 @@ def _put_rows(txn: Txn, view: _View, write: Group, keys: list[bytes], heads: Hea
     if not owner.size:
         return
     if view.layout.texts.rows:
-        rows = view.dictionaries.translate(
-            txn, view.dbs, view.text_rows, keys, owner, rows, write.texts, heads
-        )
+        rows = view.dictionaries.translate(txn, view.dbs, view.text_rows, keys, owner, rows, texts, heads)
     items = zip([keys[i] for i in owner.tolist()], split_rows(rows), strict=True)
     txn.cursor(view.dbs.rows).putmulti(list(items), dupdata=True)
     counts = np.bincount(owner, minlength=len(keys))
@@ -302,22 +300,23 @@ def _trim(cursor: lmdb.Cursor[bytes], key: bytes, bound: bytes) -> tuple[int, in
 
 def _put_records(
     txn: Txn, view: _View, write: Group, keys: list[bytes], heads: Heads,
-    taken: Bool, old: Heads, raw: dict[int, bytes],
+    texts: I64, taken: Bool, old: Heads, raw: dict[int, bytes],
 ) -> None:  # fmt: skip
     """Step 6."""
-    hashed = [i for i, key in enumerate(keys) if key[0] == 2]
-    if hashed:
-        heads["flags"][hashed] |= HASHED
-    words, life = write.words, write.life
-    own: list[list[bytes]] | None = None
+    words, life, own = write.words, write.life, np.empty((len(keys), 0), np.int64)
     if view.layout.texts.outputs or view.layout.texts.lives:
-        words, life, own = _own_texts(view, write)
-    if hashed:
-        own = own or [[] for _ in keys]
-        for i in hashed:
-            own[i].append(encode(write.key_texts[i]))
-    tails = None if own is None else [pack_block(texts) for texts in own]
-    records = pack_records(view.layout, heads, words, life, write.status, tails)
+        words, life, own = _own_texts(view, write, texts)
+    counts = np.full(len(keys), own.shape[1])
+    tails = own.reshape(-1)
+    hashed = np.array([i for i, key in enumerate(keys) if key[0] == 2], np.int64)
+    if len(hashed):
+        heads["flags"][hashed] |= HASHED
+        names = view.dictionaries.texts.intern([write.names[i] for i in write.order[hashed].tolist()])
+        tails = np.insert(tails, own.shape[1] * (hashed + 1), names)
+        counts[hashed] += 1
+    firsts = np.concatenate([[0], np.cumsum(counts)])
+    table = view.dictionaries.texts
+    records = pack_records(heads, words, life, write.status, tails, firsts, table)
     if not taken.all():
         for i in np.flatnonzero(~taken).tolist():
             records[i] = _kept(heads[i], old[i], raw[i])
@@ -334,8 +333,11 @@ def _kept(head: np.void, old: np.void, raw: bytes) -> bytes:
     return body + crc32(body).to_bytes(4, "little")
 
 
-def _own_texts(view: _View, write: Group) -> tuple[I64, I64, list[list[bytes]]]:
-    """Return words and life with their text ids numbered within the record, and each record's texts."""
+def _own_texts(view: _View, write: Group, texts: I64) -> tuple[I64, I64, I64]:
+    """Return words and life with their text ids numbered within the record, and its texts, int64[n, texts].
+
+    texts: numbers in the view's table of the texts that the ids index; -1: the record has none there.
+    """
     columns = list(view.layout.texts.outputs)
     outputs = write.words[columns].copy()
     there = write.status[columns] == Status.OK
@@ -350,7 +352,4 @@ def _own_texts(view: _View, write: Group) -> tuple[I64, I64, list[list[bytes]]]:
         ids.append(np.where(life[:, counts] > 0, life[:, holds], -1)[None])
         life[:, holds] = at
     table = np.concatenate(ids)
-    packed = {i: encode(write.texts[i]) for i in np.unique(table).tolist() if i >= 0}
-    packed[-1] = b""
-    own = [[packed[i] for i in row] for row in table.T.tolist()]
-    return words, life, own
+    return words, life, np.ascontiguousarray(np.append(texts, -1)[table].T)

@@ -48,7 +48,7 @@ def crc32(data: U8, start: int, end: int) -> int:
     while at < end:
         crc = crc >> _BYTE ^ np.uint64(_TABLE[0, (crc ^ np.uint64(data[at])) & _LOW])
         at += 1
-    return crc ^ _ALL
+    return int(crc ^ _ALL)
 
 
 @jit

@@ -18,6 +18,11 @@ class TextWords:
     rows: tuple[int, ...]  # words of a row, time and position counted
     lives: tuple[tuple[int, int], ...]  # (life word that counts, life word that is an id where that is > 0)
 
+    @property
+    def any(self) -> bool:
+        """Return whether there are any."""
+        return bool(self.outputs or self.rows or self.lives)
+
 
 def text_words(plan: ViewPlan) -> TextWords:
     """Return a view's text words."""

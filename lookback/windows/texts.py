@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import TypeVar
 
 import numpy as np
@@ -54,16 +55,16 @@ class TextTable:
     def intern(self, texts: Sequence[str]) -> I64:
         """Return the id of each text, giving new ones to those not seen before. int64[n]."""
         ids = self._ids
-        out = np.empty(len(texts), dtype=np.int64)
-        fresh = len(self._texts)
-        for i, text in enumerate(texts):
-            found = ids.get(text)
-            if found is None:
-                found = ids[text] = len(self._texts)
-                self._texts.append(text)
-            out[i] = found
-        if len(self._texts) > fresh:
-            self._append(self._texts[fresh:], fresh)
+        # map() over dict.get: a lookup a text without interpreting a line for it.
+        out = np.fromiter(map(ids.get, texts, repeat(-1)), np.int64, len(texts))
+        missing = np.flatnonzero(out < 0).tolist()
+        if missing:
+            first = len(self._texts)
+            new = list(dict.fromkeys(texts[i] for i in missing))
+            ids.update(zip(new, range(first, first + len(new)), strict=True))
+            self._texts += new
+            out[missing] = [ids[texts[i]] for i in missing]
+            self._append(new, first)
         return out
 
     def get(self, ids: Iterable[int] | I64) -> list[str]:
@@ -77,12 +78,17 @@ class TextTable:
         return self._texts[text_id]
 
     def _append(self, texts: list[str], first: int) -> None:
-        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        joined = "".join(texts)
+        if joined.isascii():
+            raw, lengths = joined.encode(), [len(text) for text in texts]
+        else:
+            encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+            raw, lengths = b"".join(encoded), [len(part) for part in encoded]
         start = int(self._ends[first])
-        ends = start + np.cumsum([len(part) for part in encoded], dtype=np.int64)
+        ends = start + np.cumsum(lengths, dtype=np.int64)
         self._blob = _with_room(self._blob, start, int(ends[-1]))
         self._ends = _with_room(self._ends, first + 1, first + 1 + len(texts))
-        self._blob[start : ends[-1]] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._blob[start : ends[-1]] = np.frombuffer(raw, dtype=np.uint8)
         self._ends[first + 1 : first + 1 + len(texts)] = ends
 
 

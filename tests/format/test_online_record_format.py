@@ -12,8 +12,9 @@ import pytest
 from lookback.errors import LookbackError, RefusedError, StoreError
 from lookback.stores.base import Lookup, Record
 from lookback.stores.lmdb import LmdbStore
-from lookback.stores.lmdb_record import VERSION, chunk_key, pack_chunk, pack_key, unpack_chunk
+from lookback.stores.lmdb_record import VERSION, chunk_key, pack_chunks, pack_key, unpack_chunk
 from lookback.stores.lmdb_tables import databases
+from lookback.windows.texts import TextTable
 from tests.stores.build import FINGERPRINT, HOUR, Entity, plan_of, rows_of, values_of, write_of
 
 GOLDEN = Path(__file__).parent / "online_record_1.json"
@@ -30,6 +31,13 @@ def store(tmp_path: Path) -> LmdbStore:
     second = Entity(LONG, [(3, 4, 5, "shop")], 9, amount=5, count=1, last="shop", merchants=["shop", "", "é"])
     writer.write([write_of(PLAN, [first, second], sequence=12, marks={"transactions/0": 41})])
     return store
+
+
+def pack_chunk(texts: list[str]) -> bytes:
+    """Return one dictionary chunk."""
+    table = TextTable()
+    (chunk,) = pack_chunks(table.intern(texts), np.array([0, len(texts)]), table)
+    return chunk
 
 
 def dump(store: LmdbStore) -> dict[str, dict[str, list[str]]]:
