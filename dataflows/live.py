@@ -25,7 +25,7 @@ from lookback.errors import RefusedError
 from lookback.stores.base import StoreWriter, ViewWrite, row_limit
 from lookback.windows.log import Values
 from lookback.windows.plan import Status
-from lookback.windows.text_words import text_words
+from lookback.windows.texts import distinct
 from state import faults
 from state.errors import StateError
 from state.rocksdb import Database
@@ -301,7 +301,7 @@ def _batches(keys: set[str]) -> Iterator[list[str]]:
 
 def _own_texts(view: ViewState, values: Values, rows: I64, life: I64) -> tuple[list[str], I64, I64, I64]:
     """Return (texts, value words, rows, life) with indices into `texts` in place of the log's text ids."""
-    places = text_words(view.plan)
+    places = view.text_words
     words = values.words
     if not (places.outputs or places.rows):
         return [], words, rows, life
@@ -309,7 +309,7 @@ def _own_texts(view: ViewState, values: Values, rows: I64, life: I64) -> tuple[l
     records, life_words = life_places(life, places)
     shown = np.where(values.status[outs] == Status.OK, words[outs], 0)
     ids = np.concatenate([shown.reshape(-1), rows[columns].reshape(-1), life[records, life_words]])
-    used, local = np.unique(ids, return_inverse=True)
+    used, local = distinct(ids, len(view.log.texts))
     words, rows, life = words.copy(), rows.copy(), life.copy()
     words[outs] = local[: shown.size].reshape(shown.shape)
     rows[columns] = local[shown.size : len(ids) - len(records)].reshape(len(columns), -1)

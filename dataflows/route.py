@@ -17,6 +17,7 @@ from lookback.definition import View
 from lookback.events import EventBatch, Keys, ViewRows, key_texts
 from lookback.windows.plan import OFFSET_BITS, ROW_HEAD
 from lookback.windows.text_words import text_words
+from lookback.windows.texts import distinct
 
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -89,8 +90,8 @@ def shard_of(keys: Keys, shards: int) -> I64:
     if shards == 1:
         return np.zeros(len(keys), np.int64)
     texts = key_texts(keys)
-    digest = xxhash.xxh3_64_intdigest
-    return np.fromiter((digest(key.encode()) % shards for key in texts), np.int64, len(texts))
+    digests = np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, texts)), np.uint64, len(texts))
+    return (digests % np.uint64(shards)).astype(np.int64)
 
 
 def positions(batch: EventBatch) -> I64:
@@ -138,8 +139,8 @@ def split(
         values = rows.values[:, mine]
         texts = rows.texts
         if columns and texts:
-            used, inverse = np.unique(values[columns], return_inverse=True)
-            values[columns] = inverse.reshape(len(columns), -1)
+            used, place = distinct(values[columns].reshape(-1), len(texts))
+            values[columns] = place.reshape(len(columns), -1)
             texts = [texts[i] for i in used.tolist()]
         chunk = Chunk(
             index,

@@ -28,6 +28,7 @@ from dataflows.settings import Part, Settings
 AHEAD_ROWS = 500_000  # how many rows a replay's partition may be ahead of the slowest one
 IDLE_SECONDS = (0.002, 0.01)  # between looks at a partition that has nothing new: at first, at most
 DEAD = "dead:"
+MANY = 8  # a piece of at least such a part of a batch is joined to the next
 
 Payload = Item | list[DeadLetter]
 
@@ -95,10 +96,14 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
             return []
         out: list[tuple[str, Payload]] = []
         chunks: list[list[Chunk]] = [[] for _ in range(self._settings.shards)]
-        raw = None if self._past_stop() else self._reader.read(self._settings.batch_rows, max(self._left, 1))
-        if raw is None:
-            self._ended = True
-        elif not len(raw):
+        dead: list[DeadLetter] = []
+        most = self._settings.batch_rows
+        rows = read = self._take(most, chunks, dead)
+        # A live job writes each entity once a batch, so large pieces of a file are joined to one.
+        while not self._replay and read * MANY > most and rows < most and self._left > 0:
+            read = self._take(most - rows, chunks, dead)
+            rows += read
+        if not rows and not self._ended:
             self._wait(self._idle_seconds)
             self._idle_seconds = min(2 * self._idle_seconds, IDLE_SECONDS[1])
             if self._started:
@@ -106,14 +111,26 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
                 return []
         else:
             self._idle_seconds = IDLE_SECONDS[0]
-            self._left -= raw.nbytes
-            chunks, dead = self._ingest.take(raw)
-            if dead:
-                out.append((DEAD + part_name(self._part.topic, self._part.partition), dead))
+        if dead:
+            out.append((DEAD + part_name(self._part.topic, self._part.partition), dead))
         out.extend(self._items(chunks))
         self._started = True
         self._report()
         return out
+
+    def _take(self, most: int, chunks: list[list[Chunk]], dead: list[DeadLetter]) -> int:
+        """Read at most about `most` rows, add what they give; return how many they were."""
+        raw = None if self._past_stop() else self._reader.read(most, max(self._left, 1))
+        if raw is None:
+            self._ended = True
+            return 0
+        self._left -= raw.nbytes
+        if len(raw):
+            found, bad = self._ingest.take(raw)
+            dead += bad
+            for mine, more in zip(chunks, found, strict=True):
+                mine += more
+        return len(raw)
 
     def _items(self, chunks: list[list[Chunk]]) -> Iterable[tuple[str, Item]]:
         # Each shard hears of a start (it opens and emits what is dirty) and, in a replay, of every watermark.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from lookback.windows.cache import jit
+from lookback.windows.cache import entry, jit
 from lookback.windows.crc import crc32, put_bytes, put_number
 
 I64 = npt.NDArray[np.int64]
@@ -31,7 +31,7 @@ def _own_id(text: int, n: int, ids: I64, first: int, count: int, owner: I64, own
     return count
 
 
-@jit
+@entry
 def number_texts(
     flat: I64, life: I64, parts: I64, columns: I64, lives: I64, owner: I64, own: I64, ids: I64, id_starts: I64
 ) -> None:
@@ -60,7 +60,7 @@ def number_texts(
     id_starts[len(parts)] = count
 
 
-@jit
+@entry
 def sizes(parts: I64, columns: int, life_words: int, ids: I64, id_starts: I64, ends: I64, out: I64) -> None:
     """Return in out[n] how many bytes record n takes."""
     for n in range(len(parts)):
@@ -74,7 +74,7 @@ def sizes(parts: I64, columns: int, life_words: int, ids: I64, id_starts: I64, e
         out[n] = size
 
 
-@jit
+@entry
 def pack(
     version: int, flat: U8, columns: int, parts: I64, life: U8, life_words: int,
     ids: I64, id_starts: I64, blob: U8, ends: I64, places: I64, out: U8,

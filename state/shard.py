@@ -59,7 +59,8 @@ class Shard:
         self.shard = shard
         self._db = db
         self._check(shard, shards, views)
-        self.views = [ViewState(v.name, v.fingerprint, v.plan, db) for v in views]
+        empty = db.get(keys.COMMIT) is None
+        self.views = [ViewState(v.name, v.fingerprint, v.plan, db, empty=empty) for v in views]
         self.watermarks: dict[str, int] = {}
         self.dirty: list[set[str]] = [set() for _ in views]
         # Per view, the offsets whose values the online store has acknowledged for good: those before the dirty set's.

@@ -16,7 +16,7 @@ import pyarrow as pa
 from lookback.events import Keys, key_texts
 from lookback.windows.log import Values, ViewLog
 from lookback.windows.plan import MAX_OFFSET, ROW_HEAD, ViewPlan
-from lookback.windows.text_words import text_words
+from lookback.windows.text_words import TextWords, text_words
 from state import codec, faults, keys, pack
 from state.key_table import KeyTable
 from state.records import INLINE_ROWS, Records
@@ -50,7 +50,7 @@ class ViewState:
         self._keys = KeyTable()
         self._records = self._new_records()
         self._sweep = b""
-        self._empty = empty
+        self._complete = empty  # all that is stored of this view is in memory too
         self.evictions = 0  # how often slots were given up: a slot looked up before may be another log's now
         # Per slot: earliest time changed since the last commit (max: clean), and when it was last used.
         self._dirty_from: I64 = np.empty(0, np.int64)
@@ -76,6 +76,11 @@ class ViewState:
         self._tick += 1
         self._used[slots] = self._tick
         return slots
+
+    @property
+    def text_words(self) -> TextWords:
+        """Which words of this view are text ids."""
+        return self._words
 
     def keys_of(self, slots: Sequence[int] | I64) -> list[str]:
         """Return the entity key texts of slots in memory."""
@@ -103,7 +108,7 @@ class ViewState:
 
     def _load(self, new: pa.StringArray) -> I64:
         slots = self._new_slots(new)
-        if self._empty:
+        if self._complete:
             return slots
         texts = key_texts(new)
         records = self._db.get_many(keys.entities(self._tag, texts))
@@ -251,7 +256,6 @@ class ViewState:
 
     def stored(self, slots: I64) -> None:
         """Mark logs clean: what `puts` returned for them is in the database."""
-        self._empty = False
         self._dirty_from[slots] = _I64_MAX
 
     # --- bounding ----------------------------------------------------------------------------------------
@@ -275,6 +279,7 @@ class ViewState:
     def _begin_anew(self) -> None:
         """Drop the whole cache; nothing in it is dirty."""
         self.evictions += 1
+        self._complete = False
         self.log = ViewLog(self.plan)
         if self._words.rows:
             self.log.texts.intern([""])
@@ -307,13 +312,17 @@ class ViewState:
         if slot >= 0:
             if self._dirty_from[slot] != _I64_MAX:
                 return []
-            self.forget(np.array([slot]))
+            self._drop(np.array([slot]))  # nothing of it stays stored either
         prefix = keys.chunk_prefix(self._tag, text)
         chunks = [(key, None) for key, _ in self._db.scan(prefix, keys.after(prefix))]
         return [(raw, None), *chunks]
 
     def forget(self, slots: I64) -> None:
         """Free the slots of clean logs."""
+        self._complete = False
+        self._drop(slots)
+
+    def _drop(self, slots: I64) -> None:
         self.evictions += 1
         for slot in slots[self._keys.holds(slots)].tolist():
             self._records.forget(slot)

@@ -135,7 +135,7 @@ class Environment:
     def make_room(self, more_bytes: int) -> None:
         """Grow the map where a write that is likely to take `more_bytes` would end full and begin again."""
         with suppress(StoreError):  # no room on the disk: the write may fit all the same, or says so itself
-            if self.used_bytes + more_bytes > int(self.env.info()["map_size"]):
+            while self.used_bytes + more_bytes > int(self.env.info()["map_size"]):
                 self._grow()
 
     def database(self, name: bytes, *, create: bool, rows: bool = False) -> lmdb._Database | None:

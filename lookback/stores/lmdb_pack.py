@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from lookback.windows.cache import jit
+from lookback.windows.cache import entry, jit
 from lookback.windows.crc import crc32, put_bytes, put_number
 
 I64 = npt.NDArray[np.int64]
@@ -29,7 +29,7 @@ def _place(cells: I64, cell: int) -> int:
     return int(at)
 
 
-@jit
+@entry
 def move_cells(cells: I64, ids: I32, new_cells: I64, new_ids: I32) -> None:
     """Fill an empty, larger table with what another one holds."""
     for i in range(len(cells)):
@@ -39,7 +39,7 @@ def move_cells(cells: I64, ids: I32, new_cells: I64, new_ids: I32) -> None:
             new_ids[at] = ids[i]
 
 
-@jit
+@entry
 def give_ids(
     slots: I64, texts: I64, cells: I64, ids: I32, counts: I64, last: I64, text_of: I32, before: I32, used: int, out: I64
 ) -> int:  # fmt: skip
@@ -70,7 +70,7 @@ def give_ids(
     return used
 
 
-@jit
+@entry
 def newest_texts(slots: I64, starts: I64, last: I64, text_of: I32, before: I32, out: I64) -> None:
     """Put the newest texts of dictionary slots[n] into out[starts[n]:starts[n + 1]], oldest first."""
     for n in range(len(slots)):
@@ -93,7 +93,7 @@ def put_texts(out: U8, at: int, texts: I64, first: int, end: int, blob: U8, ends
     return at
 
 
-@jit
+@entry
 def pack_chunks(
     version: int, texts: I64, firsts: I64, blob: U8, ends: I64, places: I64, out: U8
 ) -> None:  # fmt: skip
@@ -107,7 +107,7 @@ def pack_chunks(
         put_number(out, start + 2, crc32(out, start + 6, at), 4)
 
 
-@jit
+@entry
 def pack_records(
     heads: U8, words: I64, life: I64, status: U8, texts: I64, firsts: I64, blob: U8, ends: I64, places: I64, out: U8
 ) -> None:  # fmt: skip

@@ -123,7 +123,7 @@ class LmdbWriter:
                 self._mark(txn, write)
             return stale
 
-        self._env.make_room(self._growth)
+        self._env.make_room(2 * self._growth)
         used = self._env.used_bytes
         stale = self._env.writing(work)
         self._growth = self._env.used_bytes - used
@@ -288,13 +288,14 @@ def _limit_and_trim(txn: Txn, view: _View, keys: list[bytes], heads: Heads) -> N
 def _trim(cursor: lmdb.Cursor[bytes], key: bytes, bound: bytes) -> tuple[int, int]:
     """Delete an entity's rows up to time `bound`; return how many, and the oldest time then (ALWAYS: none)."""
     gone = 0
-    there = cursor.set_key(key)
-    while there:
-        time = cursor.value()[:8]
-        if time > bound:
-            return gone, int.from_bytes(time, "big") - _SIGN
-        there = cursor.delete() and cursor.key() == key
-        gone += 1
+    if cursor.set_key(key):
+        owner, row = cursor.item()
+        while owner == key:
+            if row[:8] > bound:
+                return gone, int.from_bytes(row[:8], "big") - _SIGN
+            cursor.delete()
+            gone += 1
+            owner, row = cursor.item()
     return gone, ALWAYS
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from functools import cached_property
 
 ROW_HEAD = 2
 OFFSET_BITS = 47
@@ -160,7 +161,7 @@ class ViewPlan:
         """int64 words of a row after its time and position."""
         return self.words + len(self.columns)
 
-    @property
+    @cached_property
     def out_starts(self) -> tuple[int, ...]:
         """First output column of each feature; the last entry is the number of output columns."""
         starts = [0]

@@ -17,6 +17,20 @@ I64 = npt.NDArray[np.int64]
 T = TypeVar("T", bound=np.generic)
 
 
+def distinct(ids: I64, size: int) -> tuple[I64, I64]:
+    """Return (the distinct ids in order, each id's place among them); ids: int64[n], 0 <= id < size.
+
+    >>> [a.tolist() for a in distinct(np.array([5, 2, 5]), 6)]
+    [[2, 5], [1, 0, 1]]
+    """
+    if size > 16 * len(ids):  # few of a large table: sorting them costs less than a pass over the table
+        used, place = np.unique(ids, return_inverse=True)
+        return used, place
+    named = np.zeros(size, bool)
+    named[ids] = True
+    return np.flatnonzero(named), (np.cumsum(named) - 1)[ids]
+
+
 class TextTable:
     """Texts by id, in the order they were first seen: 0, 1, 2, ...
 
