@@ -118,3 +118,15 @@ def decode(data: bytes, width: int, life: int, what: str) -> Stored:
 def newest_of(data: bytes) -> int:
     """Return an entity record's newest event time without decoding its rows."""
     return int(_HEAD.unpack_from(data, 4)[8])
+
+
+def warm() -> None:
+    """Compile what packs records, or load it where it was compiled before."""
+    none, table = np.empty(0, np.int64), TextTable()
+    parts, life, starts = (
+        np.empty((0, pack.PART_WORDS), np.int64),
+        np.empty((0, 0), np.int64),
+        np.zeros(1, np.int64),
+    )
+    pack.number_texts(none, life, parts, none, life, none, none, none, starts)
+    encode(none, 2, parts, life, none, starts, table)

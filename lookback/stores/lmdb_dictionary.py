@@ -22,7 +22,16 @@ import numpy.typing as npt
 from lookback.stores import lmdb_pack as pack
 from lookback.stores.base import I64, Bool
 from lookback.stores.lmdb_pack import I32
-from lookback.stores.lmdb_record import CHUNK_TEXTS, Layout, chunk_key, layout_of, pack_chunks, split_rows
+from lookback.stores.lmdb_record import (
+    CHUNK_TEXTS,
+    HEAD,
+    Layout,
+    chunk_key,
+    layout_of,
+    pack_chunks,
+    pack_records,
+    split_rows,
+)
 from lookback.stores.lmdb_tables import Databases, read_rows, read_texts
 from lookback.stores.texts import StoredTexts, TextBlock, decode
 from lookback.windows.plan import ROW_HEAD, ViewPlan
@@ -222,3 +231,14 @@ def _texts(blocks: Sequence[TextBlock]) -> list[str]:
         else:
             texts += [decode(utf8[a:b]) for a, b in bounds]
     return texts
+
+
+def warm() -> None:
+    """Compile what packs a write, or load it where it was compiled before."""
+    none, starts, table = np.empty(0, np.int64), np.zeros(1, np.int64), TextTable()
+    matrix, status = np.empty((0, 0), np.int64), np.empty((0, 0), np.uint8)
+    Dictionaries()._give(none, np.empty((0, 0), np.int64), matrix)
+    pack.move_cells(none, np.empty(0, np.int32), none, np.empty(0, np.int32))
+    pack.newest_texts(none, starts, none, np.empty(0, np.int32), np.empty(0, np.int32), none)
+    pack_chunks(none, starts, table)
+    pack_records(np.empty(0, HEAD), matrix, matrix, status, none, starts, table)

@@ -283,12 +283,12 @@ class Environment:
     def _open_files(self, write: bool) -> None:
         length = self._length()
         size = length or self._first_map_bytes
+        self.writable = write
         self._env = lmdb.open(
             str(self.path), map_size=size, max_dbs=MAX_DATABASES, max_readers=MAX_READERS,
             max_spare_txns=8, readonly=not write, create=write, sync=not write, metasync=not write,
             writemap=write and ROOM is not None, map_async=write, readahead=False, lib_version=0,
         )  # fmt: skip
-        self.writable = write
         self.opened += 1
         self._opened_inode = self._inode()
         if write:
@@ -385,8 +385,11 @@ class Environment:
 
     # ---- errors
 
-    def failed(self, error: lmdb.Error | OSError) -> StoreError:
-        """Return what to tell the user about an error of LMDB or of the file system."""
+    def failed(self, error: lmdb.Error | OSError) -> LookbackError:
+        """Return what to tell the user about an error of LMDB or of the file system.
+
+        A damaged file is refused by a writer, which would build on it, and can't be read by others.
+        """
         code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
         if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return StoreError(
@@ -401,7 +404,8 @@ class Environment:
             return StoreError(f"the online store {self.path} has {MAX_READERS} readers: close some.")
         damaged = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
         if isinstance(error, damaged):
-            return StoreError(
+            kind = RefusedError if self.writable else StoreError
+            return kind(
                 f"{self.path}/data.mdb is damaged or no LMDB file ({error}): move the folder away and start "
                 "the job with an empty store, it writes the values again."
             )

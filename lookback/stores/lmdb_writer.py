@@ -26,7 +26,7 @@ import lmdb
 import numpy as np
 import numpy.typing as npt
 
-from lookback.errors import RefusedError, StoreError
+from lookback.errors import RefusedError
 from lookback.stores.base import I64, NEVER, Bool, ViewWrite, row_limit
 from lookback.stores.lmdb_dictionary import Dictionaries, TextRows
 from lookback.stores.lmdb_environment import META, Environment
@@ -214,12 +214,12 @@ def _stored(txn: Txn, view: _View, keys: list[bytes]) -> tuple[Heads, dict[int, 
     size = HEAD.itemsize
     stored = np.frombuffer(b"".join([raw[:size] for _, raw in found]), np.uint8)
     if stored.size != size * len(found):
-        raise StoreError(f"a record of view {view.fingerprint[:12]} is cut off: start with an empty store.")
+        raise _damaged(view, "cut off")
     table = stored.view(HEAD)
     for version in np.unique(table["version"]).tolist():
         check_version(version)
     if (table["outputs"] != view.layout.outputs).any():
-        raise StoreError(f"a record of view {view.fingerprint[:12]} is damaged: start with an empty store.")
+        raise _damaged(view, "damaged")
     if len(found) == len(keys):
         return table, {i: raw for i, (_, raw) in enumerate(found)}
     at, where = 0, []
@@ -230,6 +230,13 @@ def _stored(txn: Txn, view: _View, keys: list[bytes]) -> tuple[Heads, dict[int, 
         at += 1
     heads[where] = table
     return heads, {i: raw for i, (_, raw) in zip(where, found, strict=True)}
+
+
+def _damaged(view: _View, how: str) -> RefusedError:
+    return RefusedError(
+        f"a record of view {view.fingerprint[:12]} in the online store is {how}: move the store's folder away and "
+        "start the job with an empty one, it writes the values again."
+    )
 
 
 def _put_rows(txn: Txn, view: _View, write: Group, keys: list[bytes], heads: Heads, texts: I64) -> None:

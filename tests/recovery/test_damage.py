@@ -216,7 +216,8 @@ def test_damaged_store_then_an_empty_one(copy: Job, undisturbed: Undisturbed) ->
     """The store holds nothing that the state can't write again."""
     scribble("data.mdb", at=0.0, size=8192)(copy.store)
     ended = copy.start().wait()
-    assert ended.code == 1 and str(copy.store) in ended.said and "damaged" in ended.said, ended
+    assert ended.code == 3 and str(copy.store) in ended.said and "damaged" in ended.said, ended
+    assert "empty store" in ended.said, "and what to do"
     assert len(ended.said.strip().splitlines()) == 1
     shutil.rmtree(copy.store)
     copy.finish()

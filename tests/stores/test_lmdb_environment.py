@@ -223,8 +223,8 @@ def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path) -> None:
     data = tmp_path / "online" / "data.mdb"
     data.write_bytes(b"\xff" * 8192 + data.read_bytes()[8192:])
     damaged = data.read_bytes()
-    for write in (True, False):
-        with pytest.raises(StoreError, match=r"data\.mdb is damaged"):
+    for write, kind in ((True, RefusedError), (False, StoreError)):
+        with pytest.raises(kind, match=r"data\.mdb is damaged"):
             LmdbStore(tmp_path / "online", write=write)
     assert data.read_bytes() == damaged
 

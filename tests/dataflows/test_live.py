@@ -1,0 +1,115 @@
+"""What a shard sends to the store over crashes, its parts called as Bytewax calls them; store and state are real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataflows.board import Board
+from dataflows.live import LiveShard, MemoryBudget
+from dataflows.route import Chunk, Item
+from dataflows.settings import Part, Settings
+from lookback.definition import loads
+from lookback.stores.base import ViewWrite
+from lookback.stores.lmdb import LmdbStore
+from state.rocksdb import block_cache
+from state.shard import ViewSpec, create_shard
+
+DEFINITION = loads("""
+streams:
+  tx: {topic: tx, event_time: {field: ts, unit: ms}, fields: {card: string}}
+entities: {card: string}
+views:
+  cards: {entity: card, stream: tx, features: {n: {agg: count, windows: [1h]}}}
+""")
+VIEW = DEFINITION.views["cards"]
+SPEC = ViewSpec(VIEW.name, VIEW.fingerprint, VIEW.plan)
+
+
+class Life:
+    """One life of shard 0, from its start to its crash; `pointer` is what Bytewax stored last."""
+
+    def __init__(self, folder: Path, pointer: tuple[int, int] | None) -> None:
+        self.settings = Settings(
+            definition="", fingerprint=DEFINITION.fingerprint, source="", parts=(Part("tx", "tx", 0),),
+            work=str(folder), shards=1, shard_keys=("0",),
+        )  # fmt: skip
+        if pointer is None:
+            create_shard(self.settings.shard_path(0), 0, 1, [SPEC])
+        self._store = LmdbStore(folder / "store", write=True)
+        plans = {VIEW.fingerprint: VIEW.plan}
+        self.writer = self._store.writer(plans, self._store.claim("job"), {VIEW.fingerprint: VIEW.name})
+        self._logic = LiveShard(
+            self.settings, [SPEC], Board.reset(folder / "board", 1), 0, lambda: self.writer,
+            MemoryBudget(self.settings, block_cache(1 << 20)), pointer, 0,
+        )  # fmt: skip
+        self.pointer = pointer
+
+    def send(self, keys: Sequence[str], first: int) -> list[str]:
+        """Apply one event of each key, from offset `first` on; write what comes out and return its keys."""
+        offset = np.arange(first, first + len(keys))
+        words = np.zeros((VIEW.plan.width, len(keys)), np.int64)
+        chunk = Chunk(0, list(keys), np.arange(len(keys), dtype=np.int32), 1000 + offset, offset, words, [])
+        out, _ = self._logic.on_batch([Item(0, "tx/0", 1000 + int(offset[-1]), [chunk])])
+        writes: list[ViewWrite] = list(out)
+        if writes:
+            self.writer.write(writes)
+        return sorted(key for write in writes for key in write.keys)
+
+    def commit(self) -> None:
+        """End an epoch, which proves durable."""
+        self.pointer = self._logic.snapshot()
+
+    def crash(self) -> None:
+        """End without another commit."""
+        assert self._logic._shard is not None
+        self._logic._shard.close()
+        self._store.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Return the folder of a job whose first life wrote offsets 0 to 9 and committed none of them."""
+    life = Life(tmp_path, None)
+    assert life.send([f"k{i}" for i in range(10)], 0) == [f"k{i}" for i in range(10)]
+    life.crash()
+    yield tmp_path
+
+
+def test_nothing_goes_out_before_the_served_mark_and_all_touched_after(folder: Path) -> None:
+    life = Life(folder, None)
+    assert life.send([f"k{i}" for i in range(9)], 0) == []
+    assert life.send(["k9", "new"], 9) == sorted([*(f"k{i}" for i in range(10)), "new"])
+    assert life.send(["k3"], 11) == ["k3"]
+    life.crash()
+
+
+def test_what_waits_for_the_mark_goes_out_after_a_second_crash_too(folder: Path) -> None:
+    """Epochs that prove durable while nothing may go out take no key out of the dirty set."""
+    life = Life(folder, None)
+    for first in (0, 3):
+        assert life.send([f"k{i}" for i in range(first, first + 3)], first) == []
+        life.commit()
+    assert life.send(["k6"], 6) == []  # the epochs before are durable now
+    life.commit()
+    life.crash()
+    again = Life(folder, life.pointer)
+    assert again.send(["k7"], 7) == []
+    assert again.send(["k8", "k9"], 8) == [f"k{i}" for i in range(10)]
+    again.crash()
+
+
+def test_what_went_out_is_forgotten_once_its_epoch_is_durable(folder: Path) -> None:
+    """The next life writes again what the last epochs may have written, nothing older."""
+    life = Life(folder, None)
+    life.send([f"k{i}" for i in range(10)], 0)
+    life.commit()
+    life.send(["k1"], 10)
+    life.commit()
+    life.crash()
+    again = Life(folder, life.pointer)
+    assert again.send(["k5"], 11) == ["k1", "k5"]
+    again.crash()
