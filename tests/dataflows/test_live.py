@@ -29,6 +29,11 @@ VIEW = DEFINITION.views["cards"]
 SPEC = ViewSpec(VIEW.name, VIEW.fingerprint, VIEW.plan)
 
 
+def _no_wait(message: str | None) -> None:
+    """LMDB is never waited for."""
+    assert message is None, message
+
+
 class Life:
     """One life of shard 0, from its start to its crash; `pointer` is what Bytewax stored last."""
 
@@ -43,7 +48,7 @@ class Life:
         plans = {VIEW.fingerprint: VIEW.plan}
         self.writer = self._store.writer(plans, self._store.claim("job"), {VIEW.fingerprint: VIEW.name})
         self._logic = LiveShard(
-            self.settings, [SPEC], Board.reset(folder / "board", 1), 0, lambda: self.writer,
+            self.settings, [SPEC], Board.reset(folder / "board", 1), 0, lambda: self.writer, _no_wait,
             MemoryBudget(self.settings, block_cache(1 << 20)), pointer, 0,
         )  # fmt: skip
         self.pointer = pointer
