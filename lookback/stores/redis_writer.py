@@ -29,7 +29,7 @@ from lookback.stores.redis_scripts import BEGIN, END, TAKE, write_script
 from lookback.windows.plan import ViewPlan
 
 PIECE = 64  # records a script takes: under 2 ms, in which readers wait
-AHEAD = 64  # pieces sent before their answers are read
+AHEAD = 256  # pieces whose answers may wait to be read
 _NONE: I64 = np.empty(0, np.int64)
 _TAKE, _BEGIN, _END = Script(TAKE), Script(BEGIN), Script(END)
 Shard = tuple[str, int]
@@ -150,10 +150,13 @@ class RedisWriter:
         for at, write in enumerate(writes):
             view = self._views[write.fingerprint]
             packed = view.layout.pack(write, view.limit, self._now_ms())
+            parts: list[bytes | memoryview] = []
             for start in range(0, len(write.keys), PIECE):
-                connection.send(self._piece(view, write, packed, start))
+                parts += self._piece(view, write, packed, start)
                 open_pieces.append((at, start))
-                read(AHEAD)
+            # In one go: between two sends this thread would wait for the interpreter, and the server for it.
+            connection.send([b"".join(parts)])
+            read(AHEAD)
         read(0)
         return [np.concatenate(found) if found else _NONE for found in stale]
 

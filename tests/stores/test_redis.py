@@ -19,7 +19,7 @@ from lookback.stores.redis import RedisStore
 from lookback.stores.redis_record import MARGIN_MS
 from lookback.stores.redis_writer import RedisWriter
 from lookback.windows.plan import LIFETIME, ViewPlan
-from tests.services.valkey import Valkey, running
+from tests.services.valkey import Valkey, free_port, running
 from tests.stores.build import FINGERPRINT, HOUR, Entity, plan_of, rows_of, values_of, write_of
 
 PLAN = plan_of()
@@ -219,7 +219,7 @@ def test_many_pieces_and_many_features(store: RedisStore, monkeypatch: pytest.Mo
 
 def test_a_cluster_is_refused(tmp_path: Path) -> None:
     with (
-        running(tmp_path / "cluster", {"cluster-enabled": "yes"}) as server,
+        running(tmp_path / "cluster", {"cluster-enabled": "yes", "cluster-port": str(free_port())}) as server,
         pytest.raises(StoreError, match="Redis Cluster"),
     ):
         RedisStore(server.uri, write=True)
@@ -263,7 +263,7 @@ def test_a_uri_that_names_no_server(uri: str) -> None:
     assert "Traceback" not in str(raised.value) and len(str(raised.value)) < 300
 
 
-def test_an_older_job_is_refused_between_two_pieces(
+def test_an_older_job_is_refused_in_the_midst_of_a_write(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The owner is looked at by every piece, not only as a write begins."""
@@ -275,7 +275,7 @@ def test_an_older_job_is_refused_between_two_pieces(
     def take_over(self: RedisWriter, *args: object) -> object:
         if len(taken) == 5:
             new = store.writer({FINGERPRINT: PLAN}, store.claim("second"), {FINGERPRINT: "cards"})
-            assert new.marks(FINGERPRINT, 0) == {"t/0": 9}, (
+            assert new.marks(FINGERPRINT, 1) == {"t/0": 9}, (
                 "it waits for all that the older one may have written"
             )
         taken.append(1)
@@ -283,5 +283,6 @@ def test_an_older_job_is_refused_between_two_pieces(
 
     monkeypatch.setattr(redis_writer.RedisWriter, "_piece", take_over)
     with pytest.raises(RefusedError, match="'second'"):
-        old.write([write_of(PLAN, [Entity(f"c{i}") for i in range(20)], marks={"t/0": 9})])
+        first, second = [Entity(f"c{i}") for i in range(5)], [Entity(f"c{i}") for i in range(5, 20)]
+        old.write([write_of(PLAN, first), write_of(PLAN, second, shard=1, marks={"t/0": 9})])
     assert read(store, "c0") is not None and read(store, "c19") is None
