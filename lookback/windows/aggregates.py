@@ -3,14 +3,16 @@
 Owns: what one more row, one more block, and the end of a window mean for each aggregate.
 Refuses: where rows lie, and which of them are in the window (see `scan`).
 
-A state is three words (n, a, b); n = 0 is the neutral element. Rows come newest first:
+A state is three words (n, a, b); n = 0 is the neutral element. Rows come newest first. `update` and `merge` are of
+the float families, whose grouping matters; exact ones have loops of their own in `walk`:
 
     update(S, row)    row older than everything in S
     merge(S, T)       T older than everything in S
     finalize(acc)     -> (word, status)
 
-To add an aggregate: name it in `plan.Agg`, give it a family in `layout` (an old one, or a new one with
-its branch in `update` and `merge` here), and a branch in `finalize_one`. The oracle in `tests` comes first.
+To add an aggregate: name it in `plan.Agg`, give it a family in `layout` (an old one, or a new one with its
+branch in `update` and `merge` here or its loop in `walk`), and a branch in `finalize_one`. The oracle in
+`tests` comes first.
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, check-untyped-defs=False
 # mypy: disallow-untyped-calls=False, disallow-untyped-decorators=False, no-warn-return-any
@@ -23,7 +25,6 @@ import numpy as np
 
 from lookback.windows.cache import jit
 from lookback.windows.layout import (
-    DECAY,
     F_ACC,
     F_ACC2,
     F_AGG,
@@ -43,7 +44,7 @@ from lookback.windows.layout import (
     SUM_INT,
     WELFORD,
 )
-from lookback.windows.numeric import add_128, as_float, as_word, exp2_neg, fits_64, float_128
+from lookback.windows.numeric import as_float, as_word, exp2_neg, fits_64, float_128
 from lookback.windows.plan import Agg, Status
 
 OK = int(Status.OK)
@@ -66,7 +67,7 @@ def weight(age, half_life):
 
 @jit
 def update(family, floats, param, st, o, time, word):
-    """Add one row, older than all of the state st[o:o+3]."""
+    """Add one row, older than all of the state st[o:o+3] of a SUM_FLOAT, WELFORD or DECAY lane."""
     n = st[o]
     st[o] = n + 1
     if family == SUM_FLOAT:
@@ -78,17 +79,13 @@ def update(family, floats, param, st, o, time, word):
         mean += d / float(n + 1)
         st[o + 1] = as_word(mean)
         st[o + 2] = as_word(as_float(st[o + 2]) + d * (x - mean))
-    elif family == DECAY:
+    else:
         x = as_float(word) if floats else float(word)
         if n == 0:
             st[o + 1] = as_word(x)
             st[o + 2] = time
         else:
             st[o + 1] = as_word(as_float(st[o + 1]) + x * weight(st[o + 2] - time, param))
-    elif family == SUM_INT:
-        st[o + 1], st[o + 2] = add_128(st[o + 1], st[o + 2], word, word >> 63)
-    elif family != ROWS and (n == 0 or beats(family, word, st[o + 1])):
-        st[o + 1] = word
 
 
 @jit
@@ -125,13 +122,9 @@ def merge(family, param, st, o, older, p):
         st[o + 1] = as_word(mean + d * (nb / total))
         m2 = as_float(st[o + 2]) + as_float(older[p + 2])
         st[o + 2] = as_word(m2 + d * d * (na * nb / total))
-    elif family == DECAY:
+    else:
         w = weight(st[o + 2] - older[p + 2], param)
         st[o + 1] = as_word(as_float(st[o + 1]) + as_float(older[p + 1]) * w)
-    elif family == SUM_INT:
-        st[o + 1], st[o + 2] = add_128(st[o + 1], st[o + 2], older[p + 1], older[p + 2])
-    elif family != ROWS and beats(family, older[p + 1], st[o + 1]):
-        st[o + 1] = older[p + 1]
 
 
 @jit

@@ -17,18 +17,33 @@ kept changes no bit. A row that comes late drops the cells at and after it.
 from __future__ import annotations
 
 from lookback.windows.cache import jit, jit_inline
-from lookback.windows.hot import H_CHECKED, H_LIST, H_START, hot_give, hot_take
+from lookback.windows.hot import (
+    H_CHECKED,
+    H_LIST,
+    H_START,
+    T_BEGIN,
+    T_END,
+    T_OFFSET,
+    drop_tails,
+    hot_give,
+    hot_take,
+)
 from lookback.windows.layout import (
     G_BOUNDS,
     G_FIRST,
     L_CELL,
+    S_BOUNDS,
     S_CELLS,
     S_LIMBS,
     S_STEPS,
+    S_TAIL,
+    S_TAILS,
     STEPS,
+    TAIL_WORDS,
 )
 from lookback.windows.rows import M_BASE, M_CAP, M_HEAD, M_HOT, M_LENGTH, M_OFFSET
-from lookback.windows.walk import EDGE, GRID_MS, ROWS_STEP, walk_lane
+from lookback.windows.tails import make_tails
+from lookback.windows.walk import EDGE, GRID_MS, ROWS_STEP, TAIL, walk_lane
 
 CELL_ROWS = 8
 
@@ -107,9 +122,32 @@ def cover(hot, h, words, level_limit, base_row, i, e, cell, acc, p, n):
     return n
 
 
+@jit
+def tail_of(heap, hot, ctl, meta, shape, lanes, windows, acc, slot, bound, e, i):
+    """Return where the table of the closed day is that row e lies in, at or before row i; -1 to walk."""
+    h = meta[slot, M_HOT]
+    base_row = meta[slot, M_BASE]
+    t = h + shape[S_TAIL] + TAIL_WORDS * bound
+    row = e + base_row
+    if hot[t + T_OFFSET] < 0 or row < hot[t + T_BEGIN] or row >= hot[t + T_END]:
+        words = record_words(shape)
+        offset, first, count = hot[h + H_LIST + 12], hot[h + H_LIST + 14], hot[h + H_LIST + 15]
+        x = last_cell(hot, h, 3, words, row)
+        x = first if x < 0 else x + 1
+        o = offset + x * words
+        if x >= first + count or hot[o] >= row:
+            return -1
+        begin, end = max(hot[o], base_row), hot[o + 1]
+        if not make_tails(heap, hot, ctl, meta, shape, lanes, windows, acc, slot, t, bound, begin, end):
+            return -1
+    return t if hot[t + T_END] <= i + base_row else -1
+
+
 @jit_inline
-def plan_walk(hot, meta, shape, group, group_bounds, acc, slot, p):
-    """Write the steps of a group's walk at acc[p:]; return how many."""
+def plan_walk(
+    heap, hot, ctl, meta, shape, lanes, windows, group, group_bounds, acc, slot, p, tails
+):  # fmt: skip
+    """Write the steps of a group's walk at acc[p:]; return how many. tails: whether they may be taken."""
     high = acc[group[0]]
     n = 0
     h = meta[slot, M_HOT]
@@ -123,6 +161,16 @@ def plan_walk(hot, meta, shape, group, group_bounds, acc, slot, p):
     i = high
     for b in range(group[G_FIRST], group[G_FIRST] + group[G_BOUNDS]):
         e = acc[group_bounds[b]]
+        t = -1
+        if tails and group_bounds[b] < shape[S_BOUNDS] and i - e >= CELL_ROWS:
+            t = tail_of(heap, hot, ctl, meta, shape, lanes, windows, acc, slot, group_bounds[b], e, i)
+        if t >= 0:
+            end = hot[t + T_END] - base_row
+            n = cover(hot, h, words, 4, base_row, i, end, cell, acc, p, n)
+            tail = hot[t + T_OFFSET] + (e + base_row - hot[t + T_BEGIN]) * 3 * shape[S_TAILS]
+            n = add_step(acc, p, n, TAIL, group_bounds[b], tail)
+            i = end
+            continue
         if cells and i - e >= CELL_ROWS:
             n = cover(hot, h, words, 4, base_row, i, e, cell, acc, p, n)
         elif i > e:
@@ -223,7 +271,7 @@ def close_cells(heap, hot, ctl, meta, shape, lanes, windows, acc, slot):
                     heap, hot, ctl, meta, shape, lanes, windows, acc, slot, level, begin, r
                 ):
                     hot[h + H_CHECKED] = r + base_row + 1  # row r is undone, and done again with room
-                    truncate_cells(heap, hot, meta, shape, slot, r)
+                    truncate_cells(heap, hot, ctl, meta, shape, slot, r)
                     return
                 hot[h + H_START + level] = r + base_row
         r += 1
@@ -231,12 +279,13 @@ def close_cells(heap, hot, ctl, meta, shape, lanes, windows, acc, slot):
 
 
 @jit
-def truncate_cells(heap, hot, meta, shape, slot, at):
-    """Drop the cells that end at or after row `at` (index in the log), which is new or about to go."""
+def truncate_cells(heap, hot, ctl, meta, shape, slot, at):
+    """Drop the cells and tails that end at or after row `at` (index in the log), which is new or about to go."""
     h = meta[slot, M_HOT]
     base_row = meta[slot, M_BASE]
     if h < 0 or hot[h + H_CHECKED] <= at + base_row:
         return
+    drop_tails(hot, ctl, shape, h, at + base_row - 1)
     words = record_words(shape)
     base = meta[slot, M_OFFSET] + meta[slot, M_HEAD]
     hot[h + H_CHECKED] = at + base_row

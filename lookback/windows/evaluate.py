@@ -85,7 +85,7 @@ def place_row(heap, meta, hot, hot_ctl, shape, lanes, blob, ends, slot, t, posit
     """Insert an item's row and tell what the log keeps beside its rows; return its index."""
     own = insert(heap, meta, shape[S_COLUMNS], slot, t, position, values, i)
     if meta[slot, M_HOT] >= 0:
-        truncate_cells(heap, hot, meta, shape, slot, own)
+        truncate_cells(heap, hot, hot_ctl, meta, shape, slot, own)
         cap, base = meta[slot, M_CAP], meta[slot, M_OFFSET] + meta[slot, M_HEAD]
         shift_states(heap, hot, hot_ctl, meta, shape, lanes, base, cap, slot, own, 1, blob, ends)
     return own
@@ -98,7 +98,7 @@ def take_out_row(heap, meta, hot, hot_ctl, shape, lanes, blob, ends, slot, own):
         cap, base = meta[slot, M_CAP], meta[slot, M_OFFSET] + meta[slot, M_HEAD]
         shift_states(heap, hot, hot_ctl, meta, shape, lanes, base, cap, slot, own, -1, blob, ends)
     remove(heap, meta, shape[S_COLUMNS], slot, own)
-    truncate_cells(heap, hot, meta, shape, slot, own)
+    truncate_cells(heap, hot, hot_ctl, meta, shape, slot, own)
 
 
 @jit_inline

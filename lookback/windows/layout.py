@@ -43,18 +43,19 @@ LIFE_WORDS = (1, 3, -1, 2, 2, 2, 2, -1, 7, 2, -1, -1, -1, -1, 1 + LIMBS)
 
 # columns of the lane table
 L_FAMILY, L_COLUMN, L_BIT, L_HIGH, L_PARAM, L_WINDOWS, L_FIRST = range(7)
-L_ACC, L_WORDS, L_LIFE, L_KIND, L_WANT, L_CELL, L_COUNTER, L_MOVE = range(7, 15)
+L_ACC, L_WORDS, L_LIFE, L_KIND, L_WANT, L_CELL, L_COUNTER, L_MOVE, L_TAIL = range(7, 16)
 # columns of the group table: lanes with the same near bound, which share one walk over the rows
 G_HIGH, G_FIRST, G_BOUNDS, G_LANE, G_LANES = range(5)
 # columns of the feature table
 F_AGG, F_FAMILY, F_ACC, F_FAMILY2, F_ACC2, F_OUT, F_K, F_DELAY, F_SCALE, F_SCALE2, F_PARAM, F_KIND = range(12)
 # columns of the shape vector
 S_COLUMNS, S_WORDS, S_REACH, S_LIFE, S_BOUNDS, S_LIMBS, S_STEPS, S_TABLE, S_CELLS, S_COUNTERS = range(10)
-S_HEADER, S_BLOCK, S_STRIDE = 10, 11, 12
+S_HEADER, S_BLOCK, S_STRIDE, S_TAILS, S_TAIL = 10, 11, 12, 13, 14
 
 BLOCK_ITEMS, BLOCK_WORDS = 32, 2048  # most evaluated items that wait for their results, and words they take
 
 WALK_NOTES = 8  # words before a walk's steps: how many there are, and where to look in the lists of cells
+TAIL_WORDS = 4  # words of a bound's table of tails in a long log's header
 STEPS = 4096  # most steps of a walk; a longer one takes rows singly
 MOVING_ROWS = 64  # rows a moving extreme remembers; one that needs more is walked
 SMALL = 128  # by-value lanes over at most so many rows count them anew, longer ones keep counters
@@ -209,7 +210,7 @@ def build_layout(plan: ViewPlan) -> Layout:
     reach = reach_ms(plan)
 
     keys = sorted(lane_spans, key=lambda key: place[key[3]])  # lanes of a group lie together
-    lanes = np.zeros((len(keys), 15), dtype=np.int64)
+    lanes = np.zeros((len(keys), 16), dtype=np.int64)
     windows: list[int] = []
     accs: dict[tuple[_LaneKey, int | None], int] = {}
     scratch = len(bounds) + 1
@@ -238,10 +239,15 @@ def build_layout(plan: ViewPlan) -> Layout:
         lanes[which, column] = np.arange(len(which))
     # a long log's header: what `hot` lays out, an edge a bound, then moving states
     header = HEADER_WORDS + 2 * len(counters) + len(bounds)
+    moves = [_moving_words(int(lane[L_FAMILY]), int(lane[L_WINDOWS])) for lane in lanes]
+    tails = [i for i in blocks if not moves[i]]
+    lanes[:, L_TAIL] = -1
+    lanes[tails, L_TAIL] = np.arange(len(tails))
+    tail = header
+    header += TAIL_WORDS * len(bounds) if tails else 0
     lanes[:, L_MOVE] = -1
-    for i in blocks:
-        words = _moving_words(int(lanes[i, L_FAMILY]), int(lanes[i, L_WINDOWS]))
-        if words:
+    for i, words in enumerate(moves):
+        if words and (i in blocks or keys[i][0] == SUM_EXACT):
             lanes[i, L_MOVE] = header
             header += words
     groups, group_bounds = _groups(keys, lane_spans, place)
@@ -249,10 +255,10 @@ def build_layout(plan: ViewPlan) -> Layout:
     # two more words of an item that waits: its instant and its number
     stride = scratch + 2
     block = max(1, min(BLOCK_ITEMS, BLOCK_WORDS // stride))
-    shape = np.zeros(13, dtype=np.int64)
+    shape = np.zeros(15, dtype=np.int64)
     shape[[S_COLUMNS, S_WORDS, S_REACH, S_LIFE]] = ROW_HEAD + plan.width, plan.words, reach, life
     shape[[S_BOUNDS, S_CELLS, S_COUNTERS]] = len(bounds), len(blocks), len(counters)
-    shape[S_HEADER] = header
+    shape[[S_HEADER, S_TAILS, S_TAIL]] = header, len(tails), tail
     shape[[S_BLOCK, S_STRIDE]] = block, stride
     steps = stride + LIMBS + WALK_NOTES
     shape[[S_LIMBS, S_STEPS, S_TABLE]] = stride, steps, steps + 3 * STEPS
@@ -278,6 +284,8 @@ def _ascending(span: int | None) -> int:
 def _moving_words(family: int, windows: int) -> int:
     if family in (ROWS, SUM_INT):
         return 1 + 4 * windows
+    if family == SUM_EXACT:
+        return 2 + LIMBS
     return 3 + 2 * MOVING_ROWS if family in (MIN_INT, MAX_INT, MIN_FLOAT, MAX_FLOAT) else 0
 
 

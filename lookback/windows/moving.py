@@ -1,12 +1,14 @@
 """Sums, counts and extremes that move with a long log's windows, where that is exact.
 
 Owns: one state a (log, lane) in the log's header and how it follows instants and late rows.
-Refuses: floats' sums (their grouping is the grid's) and being right about rows it has lost: then the
-state is dropped (high = -1) and the lane walks anew.
+Refuses: floats' sums (their grouping is the grid's; lifetime ones are exact) and being right about rows it
+has lost: then the state is dropped (high = -1) and the lane walks anew.
 
     sum     := high (low n low_word high_word)[windows]     window w: rows low <= r < high, absolute numbers
     extreme := high from count (row key)[count]             rows from <= r < high that take part and that no
                                                             later one beats; keys as in `walk_extreme`
+
+    exact   := high n limb[LIMBS]                           all rows r < high, folded ones too, without error
 
 The newest visible row is never in an extreme's state: a request's row can't be taken out of one again.
 """
@@ -23,6 +25,7 @@ from lookback.windows.layout import (
     L_FAMILY,
     L_FIRST,
     L_HIGH,
+    L_LIFE,
     L_MOVE,
     L_WINDOWS,
     L_WORDS,
@@ -31,9 +34,18 @@ from lookback.windows.layout import (
     MIN_FLOAT,
     MOVING_ROWS,
     ROWS,
+    SUM_EXACT,
     SUM_INT,
 )
-from lookback.windows.numeric import INT64_MAX, add_128
+from lookback.windows.numeric import (
+    INT64_MAX,
+    LIMBS,
+    add_128,
+    as_float,
+    as_word,
+    super_add,
+    super_value,
+)
 from lookback.windows.rows import takes_part
 
 FAR_ROWS = 64  # a window whose edge moves further is walked instead
@@ -182,10 +194,35 @@ def move_extreme(heap, base, cap, base_row, lane, windows, at, acc, hot, m):
 
 
 @jit
+def move_exact(heap, base, cap, base_row, lane, at, acc, life, start, hot, m):
+    """SUM_EXACT: move the state at hot[m:] to the newest visible row and emit it."""
+    high = at[lane[L_HIGH]] + base_row
+    if hot[m] < base_row:  # rows it never saw may be folded by now: from what is folded on
+        hot[m] = base_row
+        for x in range(1 + LIMBS):
+            hot[m + 1 + x] = life[start + lane[L_LIFE] + x] if lane[L_LIFE] >= 0 else 0
+    column = base + lane[L_COLUMN] * cap
+    step = 1 if high >= hot[m] else -1
+    for r in range(min(high, hot[m]) - base_row, max(high, hot[m]) - base_row):
+        if takes_part(heap, base, cap, lane[L_BIT], r):
+            hot[m + 1] += step
+            super_add(hot, m + 2, as_float(heap[column + r]), step)
+    hot[m] = high
+    acc[lane[L_ACC]] = hot[m + 1]
+    acc[lane[L_ACC] + 1] = as_word(super_value(hot, m + 2))
+
+
+@jit
 def shift_moving(heap, base, cap, base_row, lane, hot, m, at, step):
     """Follow a row that has come in at index `at` (step 1) or is about to go out (-1)."""
     p = at + base_row
     if hot[m] < 0 or p >= hot[m]:
+        return
+    if lane[L_FAMILY] == SUM_EXACT:
+        if takes_part(heap, base, cap, lane[L_BIT], at):
+            hot[m + 1] += step
+            super_add(hot, m + 2, as_float(heap[base + lane[L_COLUMN] * cap + at]), step)
+        hot[m] += step
         return
     if lane[L_FAMILY] == ROWS or lane[L_FAMILY] == SUM_INT:
         for w in range(lane[L_WINDOWS]):

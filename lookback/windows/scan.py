@@ -15,7 +15,7 @@ from __future__ import annotations
 from lookback.windows.aggregates import beats
 from lookback.windows.cache import jit, jit_inline
 from lookback.windows.cells import close_cells, plan_walk
-from lookback.windows.counters import count_seen, count_values
+from lookback.windows.counters import count_values
 from lookback.windows.layout import (
     COUNTER,
     ENDS,
@@ -28,6 +28,7 @@ from lookback.windows.layout import (
     L_LIFE,
     L_MOVE,
     L_PARAM,
+    L_TAIL,
     L_WINDOWS,
     L_WORDS,
     LAST_K,
@@ -40,9 +41,10 @@ from lookback.windows.layout import (
     SUM_EXACT,
     SUM_INT,
 )
-from lookback.windows.moving import keep_sum, move_lane
+from lookback.windows.moving import keep_sum, move_exact, move_lane
 from lookback.windows.numeric import INT64_MIN, LIMBS, add_128, as_float, as_word, super_add, super_value
 from lookback.windows.rows import M_BASE, M_HOT, takes_part
+from lookback.windows.seen import look_up_seen
 from lookback.windows.tally import scan_counter
 from lookback.windows.walk import emit_ends, walk_lane
 
@@ -236,14 +238,16 @@ def scan_lane(
         if not count_values(heap, base, cap, lane, windows, at, acc, blob, ends, hot, ctl, meta, shape, slot):
             scan_counter(heap, base, cap, lane, windows, at, acc, shape[S_TABLE], blob, ends, hot, ctl)
     elif family == SEEN:
-        if not count_seen(
-            heap, base, cap, lane, windows, at, acc, blob, ends, hot, ctl, meta, shape, slot, own
-        ):
+        if not look_up_seen(heap, base, cap, lane, windows, at, acc, hot, ctl, meta, shape, slot, own):
             scan_seen(heap, base, cap, lane, windows, at, acc, own)
     elif family == LAST_K:
         scan_last(heap, base, cap, lane, windows, at, acc)
     elif family == SUM_EXACT:
-        scan_exact(heap, base, cap, lane, at, acc, life, start, shape[S_LIMBS])
+        h = meta[slot, M_HOT]
+        if h >= 0:
+            move_exact(heap, base, cap, meta[slot, M_BASE], lane, at, acc, life, start, hot, h + lane[L_MOVE])
+        else:
+            scan_exact(heap, base, cap, lane, at, acc, life, start, shape[S_LIMBS])
     elif family == ROWS and lane[L_BIT] < 0:
         count_rows(lane, windows, at, acc)
     elif family == ENDS and lane[L_BIT] < 0:
@@ -254,10 +258,14 @@ def scan_lane(
         moves = h >= 0 and lane[L_MOVE] >= 0
         if not moves or not move_lane(heap, base, cap, base_row, lane, windows, at, acc, hot, h):
             p = shape[S_STEPS]
-            if acc[p - 1] < 0:
+            tails = 1 if h >= 0 and lane[L_TAIL] >= 0 else 0
+            if acc[p - 1] < 0 or acc[p - 2] != tails:
                 if h >= 0:
                     close_cells(heap, hot, ctl, meta, shape, lanes, windows, acc, slot)
-                acc[p - 1] = plan_walk(hot, meta, shape, group, group_bounds, acc, slot, p)
+                acc[p - 1] = plan_walk(
+                    heap, hot, ctl, meta, shape, lanes, windows, group, group_bounds, acc, slot, p, tails
+                )
+                acc[p - 2] = tails
             walk_lane(heap, base, cap, base_row, lane, windows, acc, p, acc[p - 1], hot, -1, shape[S_LIMBS])
             if moves and (family == ROWS or family == SUM_INT):
                 keep_sum(base_row, lane, windows, at, acc, hot, h + lane[L_MOVE])

@@ -5,6 +5,7 @@ Refuses: choosing the steps (see `cells`), and what an acc means (see `aggregate
 
     step := ROWS_STEP a b      rows a <= j < b, newest first
           | EDGE bound         all rows of the windows that end at `bound` have been seen: emit
+          | TAIL bound a       they amount to what was seen and the tail at hot[a:] (see `tails`): emit
           | level a b          a closed cell of the grid: its partials at hot[a:], its newest row b
 
 Float families nest second < minute < hour < day of the clock: rows add up within a second, seconds within
@@ -28,6 +29,7 @@ from lookback.windows.layout import (
     L_FIRST,
     L_KIND,
     L_PARAM,
+    L_TAIL,
     L_WINDOWS,
     MAX_FLOAT,
     MAX_INT,
@@ -44,6 +46,7 @@ GRID_MS = (1_000, 60_000, 3_600_000, 86_400_000)
 LEVELS = 4
 ROWS_STEP = 4
 EDGE = 5
+TAIL = 6  # for lanes that have one
 
 
 @jit
@@ -194,6 +197,16 @@ def walk_ends(heap, base, cap, lane, windows, acc, p, steps, hot, final, base_ro
                 w += 1
                 if w == lane[L_WINDOWS]:
                     return
+        elif kind == TAIL:
+            if windows[lane[L_FIRST] + w] == a:
+                tail = b + 3 * lane[L_TAIL]
+                rows = hot[tail]
+                oldest = hot[tail + 1] - base_row if rows else first
+                newest = last if n else hot[tail + 2] - base_row
+                emit_ends(heap, base, cap, lane, acc, lane[L_ACC] + 5 * w, n + rows, oldest, newest)
+                w += 1
+                if w == lane[L_WINDOWS]:
+                    return
         elif bit >= 0 and hot[a + cell] > 0:
             if n == 0:
                 last = hot[a + cell + 2] - base_row
@@ -258,6 +271,18 @@ def walk_grid(heap, base, cap, lane, windows, acc, p, steps, hot, final, o):
         if kind == EDGE:
             if windows[lane[L_FIRST] + w] == a:
                 emit_levels(family, param, acc, o, acc, lane[L_ACC] + 3 * w)
+                w += 1
+                if w == lane[L_WINDOWS]:
+                    return
+            continue
+        if kind == TAIL:
+            if windows[lane[L_FIRST] + w] == a:
+                # what was seen are later days
+                fold_levels(family, param, acc, o, LEVELS)
+                to = lane[L_ACC] + 3 * w
+                for x in range(3):
+                    acc[to + x] = acc[o + 3 * LEVELS + x]
+                merge(family, param, acc, to, hot, j + 3 * lane[L_TAIL])
                 w += 1
                 if w == lane[L_WINDOWS]:
                     return

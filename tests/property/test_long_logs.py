@@ -89,6 +89,69 @@ def test_every_event_of_a_long_log_equals_a_fresh_log(delays: tuple[int, ...], l
         log.free_slots(fresh)
 
 
+@pytest.mark.parametrize("delays", [(0,), (0, 90_000_000)])
+def test_edges_that_rest_in_closed_days_change_no_bit(delays: tuple[int, ...]) -> None:
+    rng = random.Random(len(delays))
+    day = 24 * HOUR
+    plan = long_plan((HOUR, day, 30 * HOUR, 4 * day), delays)
+    rows = sorted(rows_of(rng, 1500, 8 * day), key=lambda row: row[:2])
+    log, slot = one_log(plan)
+    time, position, values = to_arrays(log, rows)
+    # some rows come late, by up to 30 hours: into days whose tails are kept, too
+    late = np.zeros(1500, dtype=bool)
+    late[[i for i in range(700, 1490) if rng.random() < 0.03]] = True
+    for part in np.array_split(np.flatnonzero(~late), 40):
+        log.apply_evaluate(
+            slots_of(slot, len(part)), time[part], position[part], values[:, part], including=True
+        )
+        ready = np.flatnonzero(late & (time < time[part[-1]] - rng.randint(0, 30 * HOUR)))
+        log.apply(slots_of(slot, len(ready)), time[ready], position[ready], values[:, ready])
+        late[ready] = False
+        there = np.sort(np.setdiff1d(np.arange(part[-1] + 1), np.flatnonzero(late)))
+        fresh = log.new_slots(1)
+        log.apply(slots_of(fresh, len(there)), time[there], position[there], values[:, there])
+        old, new = log.evaluate_newest(slot), log.evaluate_newest(fresh)
+        assert_same(log, (old.words, old.status), (new.words, new.status))
+        log.free_slots(fresh)
+    newest = rows[int(there[-1])]
+    check(log, old, 0, [rows[i] for i in there], newest[0], newest[1], newest, True)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_ranks_follow_values_that_come_and_go(flat: bool) -> None:
+    # flat: each value is there once, the smallest ones leave first; else counts rise and fall in waves
+    n = 3000
+    values_of = range(n) if flat else [int(abs(np.sin(i / 90)) * 40) + i % 7 for i in range(n)]
+    features = [make_feature(Agg.TOP_K, 0, 0, w, 0, k=k) for w in (200_000, 500_000) for k in (1, 5)]
+    plan = ViewPlan(COLUMNS, 70, tuple(features))
+    rows = [make_row(1000 * i, i, [v, v, 0.5, "a"], True) for i, v in enumerate(values_of)]
+    log, slot = one_log(plan)
+    time, position, values = to_arrays(log, rows)
+    got = log.apply_evaluate(slots_of(slot, n), time, position, values, including=True)
+    for i in range(0, n, 50):
+        check(log, got, i, rows[max(0, i - 600) : i + 1], rows[i][0], rows[i][1], rows[i], True)
+
+
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_lifetime_float_sums_follow_late_rows_and_folds(trimmed: bool) -> None:
+    rng = random.Random(5)
+    features = [
+        make_feature(Agg.SUM, 2, bit, w, d) for bit in (2, 6) for w in (2 * HOUR, None) for d in (0, 70_000)
+    ]
+    log, slot = one_log(ViewPlan(COLUMNS, 70, tuple(features)))
+    rows = rows_of(rng, 900, 10 * HOUR)
+    rows.sort(key=lambda row: row[0] + rng.choice([0, 0, rng.randint(0, 4 * HOUR)]))
+    time, position, values = to_arrays(log, rows)
+    for i in range(len(rows)):
+        log.apply(slot, time[i : i + 1], position[i : i + 1], values[:, i : i + 1])
+        newest = max(rows[: i + 1], key=lambda row: row[:2])
+        got = log.evaluate_newest(slot)
+        if trimmed and i % 100 == 0:
+            log.trim(slot, np.array([newest[0] - 2 * HOUR - 70_000]))
+        if i % 20 == 0:
+            check(log, got, 0, rows[: i + 1], *newest[:2], newest, True)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_late_rows_instants_requests_and_trims_in_between(seed: int) -> None:
     rng = random.Random(seed)
