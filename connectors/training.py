@@ -15,6 +15,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
@@ -290,6 +291,8 @@ class _DayFiles:
         self._waiting_rows = 0
         self._rows = 0
         self._files: list[TrainingFile] = []
+        self._disk_thread = ThreadPoolExecutor(1, "training-sync")
+        self._syncs: list[Future[None]] = []  # of the open day's file
         self.schema: pa.Schema | None = None
 
     def write(self, table: pa.Table, time_ms: I64) -> None:
@@ -306,18 +309,20 @@ class _DayFiles:
             self._waiting_rows += end - start
             if self._waiting_rows >= ROW_GROUP_ROWS:
                 self._write_groups(self._waiting_rows // ROW_GROUP_ROWS * ROW_GROUP_ROWS)
+                self._sync_behind()
             start = end
 
     def close(self) -> tuple[TrainingFile, ...]:
         """Close the last day and return all files."""
         self._close_day()
+        self._disk_thread.shutdown()
         return tuple(self._files)
 
     def _open_day(self, day: int, schema: pa.Schema) -> None:
         assert self._day is None or day > self._day, "days must rise"
         self.schema = schema if self.schema is None else self.schema
         self._day, self._rows = day, 0
-        path = self._out / WORK_NAME / day_name(day) / self._name
+        path = self._written(WORK_NAME)
         with _disk(self._out):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(path, self.schema, **encoding(self.schema))
@@ -331,6 +336,14 @@ class _DayFiles:
         self._waiting_rows -= rows
         self._waiting = [table.slice(rows)] if self._waiting_rows else []
 
+    def _sync_behind(self) -> None:
+        """Let the disk work while the next rows are made: the sync at the day's end then waits for little.
+
+        What a sync finds wrong is told once only, so each one's word is kept for the day's end.
+        """
+        if not self._syncs or self._syncs[-1].done():
+            self._syncs.append(self._disk_thread.submit(_sync, self._written(WORK_NAME)))
+
     def _close_day(self) -> None:
         """Finish the open day's file and move it into the output."""
         if self._writer is None or self._day is None:
@@ -338,17 +351,29 @@ class _DayFiles:
         if self._waiting_rows:
             self._write_groups(self._waiting_rows)
         name = day_name(self._day)
-        source, target = self._out / WORK_NAME / name / self._name, self._out / name / self._name
+        source, target = self._written(WORK_NAME), self._written()
         with _disk(self._out):
             self._writer.close()
             self._writer = None
-            with source.open("rb") as stream:
-                os.fsync(stream.fileno())
+            for sync in self._syncs:
+                sync.result()
+            self._syncs.clear()
+            _sync(source)
             target.parent.mkdir(exist_ok=True)
             source.replace(target)
             sync_folder(target.parent)
             sync_folder(self._out)
         self._files.append(TrainingFile(f"{name}/{self._name}", name[4:], self._rows, target.stat().st_size))
+
+    def _written(self, below: str = "") -> Path:
+        """Return the open day's file: in the output, or in a folder of it."""
+        assert self._day is not None
+        return self._out / below / day_name(self._day) / self._name
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def day_name(day: int) -> str:

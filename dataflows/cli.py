@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dataflows import arguments
 from dataflows.no_pandas import do_without_pandas
-from lookback.definition import Definition, load
+from lookback.definition import load
 from lookback.errors import LookbackError, UsageError
 from state.errors import StateError
 
-MOST_CACHE_BYTES = 1 << 50
-MOST_EPOCH_MS = 3_600_000
 MOST_WORKERS = 64
 MOST_LETTERS = 10**9
 STOPPED = 130  # exit code of a command that Ctrl-C ended
@@ -63,8 +61,8 @@ def main() -> None:
     """Run the command line and exit."""
     do_without_pandas()
     try:
-        arguments = sys.argv[1:]
-        code = app(arguments or ["--help"], prog_name="lookback", standalone_mode=False)
+        given = sys.argv[1:]
+        code = app(given or ["--help"], prog_name="lookback", standalone_mode=False)
     except WrongArguments as error:
         print(f"lookback: {_sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -78,7 +76,7 @@ def main() -> None:
         raise SystemExit(0) from None
     if code == STOPPED:
         print("lookback: stopped", file=sys.stderr)
-    raise SystemExit(code or (0 if arguments else 2))
+    raise SystemExit(code or (0 if given else 2))
 
 
 def _sentence(error: Any) -> str:
@@ -179,9 +177,9 @@ def run(
     from dataflows.live_job import LiveOptions
     from dataflows.live_job import run as run_job
 
-    _within("--workers", workers, 1, MOST_WORKERS)
+    arguments.within("--workers", workers, 1, MOST_WORKERS)
     definition = load(features)
-    epoch_ms = _epoch_ms(epoch)
+    epoch_ms = arguments.epoch_ms_of(epoch)
     outcome = run_job(
         definition,
         LiveOptions(
@@ -190,9 +188,9 @@ def run(
             state=state,
             workers=workers,
             epoch_ms=epoch_ms,
-            cache_bytes=_bytes(cache_bytes),
+            cache_bytes=arguments.size_bytes(cache_bytes),
             dead_letters=dead_letters,
-            start_ms=_start_ms(start),
+            start_ms=arguments.start_ms(start),
             until_end=until_end,
             source_settings=settings,
             accept_loss=accept_loss,
@@ -254,10 +252,10 @@ def replay(
         raise UsageError(f"--as-of {as_of}: write before or including")
     if clock != "event":
         raise UsageError(f"--clock {clock}: this release replays by the event clock; write event")
-    _within("--workers", workers, 1, MOST_WORKERS)
+    arguments.within("--workers", workers, 1, MOST_WORKERS)
     definition = load(features)
-    from_ms = _instant("--from", start)
-    to_ms = None if to is None else _instant("--to", to)
+    from_ms = arguments.instant_ms("--from", start)
+    to_ms = None if to is None else arguments.instant_ms("--to", to)
     if to_ms is not None and to_ms <= from_ms:
         raise UsageError(f"--to {to} is not after --from {start}: no row lies between them")
     options = ReplayOptions(
@@ -269,7 +267,7 @@ def replay(
         stream=stream,
         labels=labels,
         workers=workers,
-        cache_bytes=_bytes(cache_bytes),
+        cache_bytes=arguments.size_bytes(cache_bytes),
         overwrite=overwrite,
         source_settings=settings,
         quiet=quiet,
@@ -332,9 +330,9 @@ def get(
         raise UsageError(f"--stream {stream} says whose --event it is: give that event too, or leave it out")
     with Client(features, store) as client:
         if entities is not None:
-            text = sys.stdin.read() if str(entities) == "-" else _read(entities)
+            text = sys.stdin.read() if str(entities) == "-" else arguments.text_of(entities)
             lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-            keys = [_json(line, f"{entities}:{n}") for n, line in lines]
+            keys = [arguments.json_object(line, f"{entities}:{n}") for n, line in lines]
             for start in range(0, len(keys), READ_AT_ONCE):
                 try:
                     found = client.get_many(keys[start : start + READ_AT_ONCE], service=service, at=at)
@@ -343,9 +341,9 @@ def get(
                 for reading in found:
                     print(reading.to_json())
             return
-        row = None if event is None else _json(event, "--event")
-        key = _key(entity or [], client.definition)
-        wanted = None if service is not None else _askable(client.definition, key, row)
+        row = None if event is None else arguments.json_object(event, "--event")
+        key = arguments.entity_key(entity or [], client.definition)
+        wanted = None if service is not None else arguments.askable(client.definition, key, row)
         reading = client.get(key, service=service, features=wanted, at=at, event=row, stream=stream)
         if as_json:
             print(reading.to_json())
@@ -402,7 +400,7 @@ def dead_letters(
     """List refused events with position, reason and raw bytes, and count them; show or requeue some of them."""
     from dataflows import letters
 
-    _within("--limit", limit, 0, MOST_LETTERS)
+    arguments.within("--limit", limit, 0, MOST_LETTERS)
     wanted = letters.Wanted.of(positions or [], topic, reason)
     found = letters.letters_at(where, settings)
     if action == "list":
@@ -423,112 +421,6 @@ def _why_no_rows(counts: dict[str, int], labelled: bool) -> str:
         return "every event was refused as bad: `lookback run` lists them with their reasons as dead letters"
     what = "label" if labelled else "event"
     return f"no {what} lies in the time asked for: look at --from and --to, and at the unit of the event time"
-
-
-def _start_ms(text: str | None) -> int | None:
-    """Return the instant that a new state is to be exact from; None: from the source's beginning."""
-    if text in (None, "earliest"):
-        return None
-    return time.time_ns() // 1_000_000 if text == "latest" else _instant("--start", text or "")
-
-
-def _within(option: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise UsageError(f"{option} {value}: write a whole number from {least} to {most:,}")
-
-
-def _instant(option: str, text: str) -> int:
-    from lookback.client import to_ms
-
-    try:
-        return to_ms(text)
-    except UsageError as error:
-        raise UsageError(f"{option} {text}: {error}") from None
-
-
-def _bytes(text: str) -> int:
-    units = {
-        "": 1,
-        "B": 1,
-        "KB": 10**3,
-        "MB": 10**6,
-        "GB": 10**9,
-        "KIB": 1 << 10,
-        "MIB": 1 << 20,
-        "GIB": 1 << 30,
-    }
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
-    unit = text[len(number) :].strip().upper()
-    try:
-        size = int(float(number) * units[unit])
-    except (ValueError, OverflowError, KeyError):
-        raise UsageError(f"--cache-bytes {text}: write a size such as 256MiB or 1GiB") from None
-    if size < 1 << 20:
-        raise UsageError(f"--cache-bytes {text}: give at least 1MiB")
-    if size > MOST_CACHE_BYTES:
-        raise UsageError(
-            f"--cache-bytes {text}: no machine has that much; give a size such as 256MiB or 1GiB"
-        )
-    return size
-
-
-def _epoch_ms(text: str) -> int:
-    from lookback.definition import parse_duration
-
-    try:
-        epoch_ms = parse_duration(text)
-    except ValueError:
-        epoch_ms = 0
-    if not 1 <= epoch_ms <= MOST_EPOCH_MS:
-        raise UsageError(f"--epoch {text}: write a time from 1ms to 1h, such as 200ms or 1s")
-    return epoch_ms
-
-
-def _key(parts: list[str], definition: Definition) -> dict[str, str]:
-    names = {name for view in definition.views.values() for name in (*view.key_names, *view.key_fields)}
-    found: dict[str, str] = {}
-    for part in parts:
-        name, sign, value = part.partition("=")
-        if not sign or not name:
-            raise UsageError(f"{part!r} is no entity key: write NAME=KEY, such as card=c1")
-        if name not in names:
-            raise UsageError(f"no view has the key {name}: write {', '.join(sorted(names))}")
-        if name in found:
-            raise UsageError(f"{name} is given twice: read one entity at a time, or many with --entities")
-        found[name] = value
-    return found
-
-
-def _askable(definition: Definition, key: dict[str, str], event: dict[str, Any] | None) -> list[str] | None:
-    """Return the features that these key parts can be asked for; all where that would be none."""
-    known = {*key, *(event or {})}
-    views = [v for v in definition.views.values() if set(v.key_names) <= known or set(v.key_fields) <= known]
-    stored = [f"{view.name}.{one.name}" for view in views for one in view.features]
-    computed = [
-        one.name
-        for one in definition.on_demand.values()
-        if set(one.stored) <= set(stored) and (event is not None or not one.request_fields)
-    ]
-    return stored + computed if stored else None
-
-
-def _json(text: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f'{where} is not JSON ({error}): write an object such as {{"card": "c1"}}') from None
-    if not isinstance(found, dict):
-        raise UsageError(f'{where} is no JSON object: write one such as {{"card": "c1"}}')
-    return found
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"can't read {path}: {error.strerror}; give a file of JSON lines") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text: give a file of JSON lines") from None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +95,30 @@ def test_rows_come_back_joined_and_in_order(
     assert pa.Table.from_batches(found.batches()).num_rows == 500
     one = load_training(out.path, columns=["b.x", "id"], days=["1970-01-02"]).arrow()
     assert one.column_names == ["b.x", "id"] and len(one) == manifest.days["1970-01-02"]
+
+
+def test_what_an_early_sync_finds_wrong_fails_the_output(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells a failed write once: to the sync that runs while rows are still made, not to the last one."""
+    monkeypatch.setattr("connectors.training.MERGE_ROWS", 1)
+    monkeypatch.setattr("connectors.training.ROW_GROUP_ROWS", 16)
+    sync = os.fsync
+    told: list[int] = []
+
+    def fsync(handle: int) -> None:
+        if threading.current_thread() is not threading.main_thread() and not told:
+            told.append(handle)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(handle)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    out = OutputFolder.prepare(tmp_path / "out")
+    with pytest.raises(LookbackError, match="its disk is full; make room"):
+        write(out.path, rows_of(rng, 500), 1, rng, 7 * 3_600_000).close()
+    out.release()
+    assert told
+    assert not (out.path / "manifest.json").exists()
 
 
 def test_no_rows_give_an_output_with_columns(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -1,0 +1,130 @@
+"""What people write behind an option, read into what it means.
+
+Refuses: doing anything with it. Each raises UsageError, which says what to write instead.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from lookback.definition import Definition
+from lookback.errors import UsageError
+
+MOST_CACHE_BYTES = 1 << 50
+MOST_EPOCH_MS = 3_600_000
+
+
+def start_ms(text: str | None) -> int | None:
+    """Return the instant that a new state is to be exact from; None: from the source's beginning."""
+    if text in (None, "earliest"):
+        return None
+    return time.time_ns() // 1_000_000 if text == "latest" else instant_ms("--start", text or "")
+
+
+def within(option: str, value: int, least: int, most: int) -> None:
+    """Refuse a whole number outside of [least, most]."""
+    if not least <= value <= most:
+        raise UsageError(f"{option} {value}: write a whole number from {least} to {most:,}")
+
+
+def instant_ms(option: str, text: str) -> int:
+    """Return a date, an ISO instant or epoch ms as epoch ms."""
+    from lookback.client import to_ms
+
+    try:
+        return to_ms(text)
+    except UsageError as error:
+        raise UsageError(f"{option} {text}: {error}") from None
+
+
+def size_bytes(text: str) -> int:
+    """Return a size such as 256MiB in bytes."""
+    units = {
+        "": 1,
+        "B": 1,
+        "KB": 10**3,
+        "MB": 10**6,
+        "GB": 10**9,
+        "KIB": 1 << 10,
+        "MIB": 1 << 20,
+        "GIB": 1 << 30,
+    }
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+    unit = text[len(number) :].strip().upper()
+    try:
+        size = int(float(number) * units[unit])
+    except (ValueError, OverflowError, KeyError):
+        raise UsageError(f"--cache-bytes {text}: write a size such as 256MiB or 1GiB") from None
+    if size < 1 << 20:
+        raise UsageError(f"--cache-bytes {text}: give at least 1MiB")
+    if size > MOST_CACHE_BYTES:
+        raise UsageError(
+            f"--cache-bytes {text}: no machine has that much; give a size such as 256MiB or 1GiB"
+        )
+    return size
+
+
+def epoch_ms_of(text: str) -> int:
+    """Return a duration such as 200ms in ms."""
+    from lookback.definition import parse_duration
+
+    try:
+        epoch_ms = parse_duration(text)
+    except ValueError:
+        epoch_ms = 0
+    if not 1 <= epoch_ms <= MOST_EPOCH_MS:
+        raise UsageError(f"--epoch {text}: write a time from 1ms to 1h, such as 200ms or 1s")
+    return epoch_ms
+
+
+def entity_key(parts: list[str], definition: Definition) -> dict[str, str]:
+    """Return NAME=KEY arguments by name."""
+    names = {name for view in definition.views.values() for name in (*view.key_names, *view.key_fields)}
+    found: dict[str, str] = {}
+    for part in parts:
+        name, sign, value = part.partition("=")
+        if not sign or not name:
+            raise UsageError(f"{part!r} is no entity key: write NAME=KEY, such as card=c1")
+        if name not in names:
+            raise UsageError(f"no view has the key {name}: write {', '.join(sorted(names))}")
+        if name in found:
+            raise UsageError(f"{name} is given twice: read one entity at a time, or many with --entities")
+        found[name] = value
+    return found
+
+
+def askable(definition: Definition, key: dict[str, str], event: dict[str, Any] | None) -> list[str] | None:
+    """Return the features that these key parts can be asked for; all where that would be none."""
+    known = {*key, *(event or {})}
+    views = [v for v in definition.views.values() if set(v.key_names) <= known or set(v.key_fields) <= known]
+    stored = [f"{view.name}.{one.name}" for view in views for one in view.features]
+    computed = [
+        one.name
+        for one in definition.on_demand.values()
+        if set(one.stored) <= set(stored) and (event is not None or not one.request_fields)
+    ]
+    return stored + computed if stored else None
+
+
+def json_object(text: str, where: str) -> dict[str, Any]:
+    """Return a JSON object; `where` names its place in an error."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f'{where} is not JSON ({error}): write an object such as {{"card": "c1"}}') from None
+    if not isinstance(found, dict):
+        raise UsageError(f'{where} is no JSON object: write one such as {{"card": "c1"}}')
+    return found
+
+
+def text_of(path: Path) -> str:
+    """Return a file's text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}; give a file of JSON lines") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text: give a file of JSON lines") from None
