@@ -14,7 +14,16 @@ from rich.markdown import Markdown
 from benchmarks.options import Options
 from benchmarks.results import RESULTS, replace_section
 
-NAMES = ("replay_parquet", "replay_json", "live_lmdb", "live_redis", "growth", "kernel_speed", "get_speed")
+NAMES = (
+    "replay_parquet",
+    "replay_json",
+    "live_lmdb",
+    "live_redis",
+    "growth",
+    "memory",
+    "kernel_speed",
+    "get_speed",
+)
 
 
 def main() -> int:

@@ -1,10 +1,9 @@
-"""What more history, more entities and less memory cost.
+"""What more history and more entities cost.
 
 History: one replay over a hundred days, 20,000 cards with ten events a day each and a window of 100 days,
 so that an entity's log keeps growing. Its processes' CPU time is read against the rows done while it runs:
 the cost per event with about 1, 10 and 100 days behind it, start-up left out.
 Entities: the same number of events over 60 days, spread evenly over more cards.
-Memory: a live run of three views with a small cache, its state at least ten times as large.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import psutil
 from benchmarks import data
 from benchmarks.measure import Figures, Usage, interleaved, machine_cpus
 from benchmarks.measure import run as run_command
-from benchmarks.options import DEFINITIONS, Options, live, measured, replay
+from benchmarks.options import DEFINITIONS, Options, measured, replay
 from benchmarks.results import Section, table
 from dataflows import board as b
 
@@ -29,17 +28,14 @@ CARDS_OF_HISTORY = 20_000
 EVENTS_A_DAY = 10
 STRETCHES = {"1 day": (0.5, 3.0), "10 days": (8.0, 12.0), "100 days": (92.0, 100.0)}
 ENTITIES = (10_000, 100_000, 1_000_000)
-CACHE_BYTES = 8 << 20
-CONSTANT_BYTES = 600 << 20  # beside the cache: interpreters, libraries, kernels, batches under way
 
 
 def run(options: Options) -> Section:
-    """Measure all three."""
-    section = Section(NAME, "Growth: history, entities, memory", options.command(NAME))
-    section.intro = "One CPU each; replays from typed Parquet, the live run from JSON lines."
+    """Measure both."""
+    section = Section(NAME, "Growth: history, entities", options.command(NAME))
+    section.intro = "One CPU each; replays from typed Parquet."
     _history(options, section)
     _entities(options, section)
-    _memory(options, section)
     return section
 
 
@@ -129,42 +125,6 @@ def _entities(options: Options, section: Section) -> None:
 def _beyond(figures: Figures, start_seconds: float) -> float:
     """Return CPU seconds a million events, start-up left out."""
     return (figures.median(lambda u: u.cpu_seconds) - start_seconds) / figures.events * 1e6
-
-
-def _memory(options: Options, section: Section) -> None:
-    archive = data.lines(options.work, data.Payments(rows=options.rows(2_000_000)))
-    folder = options.fresh("live")
-    command = live(
-        DEFINITIONS / "three_views.yaml", archive, folder, "--cache-bytes", str(CACHE_BYTES), "--epoch", "1s"
-    )
-    usage = measured(options, command, folder)
-    state = sum(file.stat().st_blocks * 512 for file in (folder / "state").rglob("*.sst"))
-    mib = 1 << 20
-    section.tables.append(
-        "Memory of a live run, three views:\n\n"
-        + table(
-            ["cache MiB", "state on disk MiB", "peak MiB", "of it anonymous MiB"],
-            [
-                [
-                    f"{CACHE_BYTES / mib:,.0f}",
-                    f"{state / mib:,.0f}",
-                    f"{usage.peak_bytes / mib:,.0f}",
-                    f"{usage.anonymous_bytes / mib:,.0f}",
-                ]
-            ],
-        )
-    )
-    section.aim(
-        f"state {state / CACHE_BYTES:.0f}× the cache (aim of the measurement: 10×)", state >= 10 * CACHE_BYTES
-    )
-    section.aim(
-        f"anonymous memory of all processes at most the cache + {CONSTANT_BYTES / mib:.0f} MiB",
-        usage.anonymous_bytes <= CACHE_BYTES + CONSTANT_BYTES,
-    )
-    section.notes.append(
-        "Anonymous memory leaves out mapped file pages (libraries, the online store's map), which the "
-        "machine takes back at need; pages that processes share are counted once a process."
-    )
 
 
 def _spread(values: list[float]) -> str:
