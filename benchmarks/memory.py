@@ -7,7 +7,7 @@ from benchmarks.options import DEFINITIONS, Options, live, measured
 from benchmarks.results import Section, table
 
 NAME = "memory"
-CACHE_BYTES = 8 << 20
+CACHE_BYTES = 4 << 20
 CONSTANT_BYTES = 600 << 20  # beside the cache: interpreters, libraries, kernels, batches under way
 
 
