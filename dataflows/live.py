@@ -96,7 +96,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         self._shard.commit(self._wait_for_room, self._settled_ms(self._shard))
         self._board.waiting[self._worker] = 0
         self._committed = True
-        self._bound(self._shard)
+        self._bound(self._shard, dirty=False)
         return self._shard.pointer()
 
     def _open(self, number: int) -> None:
@@ -246,9 +246,12 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
 
     # --- memory and disk ---------------------------------------------------------------------------------
 
-    def _bound(self, shard: Shard) -> None:
-        """Keep the cache in its bounds; where dirty logs fill it, make the sources wait for the commit."""
-        over = self._budget.evict(shard)
+    def _bound(self, shard: Shard, *, dirty: bool = True) -> None:
+        """Keep the cache in its bounds; where dirty logs fill it, make the sources wait for the commit.
+
+        After a commit nothing is dirty: what is then left over a small limit no waiting makes less.
+        """
+        over = self._budget.evict(shard, dirty=dirty)
         self._board.pressure[self._worker] = over
 
     def _keep_room(self) -> None:
@@ -274,11 +277,11 @@ class MemoryBudget:
         self.blocks = blocks
         self._over: dict[int, int] = {}
 
-    def evict(self, shard: Shard) -> int:
+    def evict(self, shard: Shard, *, dirty: bool = True) -> int:
         """Free clean logs beyond the share; return by how many bytes this worker's dirty ones exceed it."""
         shard.evict(self.limit_bytes)
         over = shard.cache_bytes - 2 * self.limit_bytes
-        self._over[shard.shard] = max(0, over)
+        self._over[shard.shard] = max(0, over) if dirty else 0
         return sum(self._over.values())
 
 
