@@ -47,10 +47,11 @@ class Life:
         self._store = LmdbStore(folder / "store", write=True)
         plans = {VIEW.fingerprint: VIEW.plan}
         self.writer = self._store.writer(plans, self._store.claim("job"), {VIEW.fingerprint: VIEW.name})
+        self.board = Board.reset(folder / "board", 1)
+        self.budget = MemoryBudget(self.settings, block_cache(1 << 20))
         self._logic = LiveShard(
-            self.settings, [SPEC], Board.reset(folder / "board", 1), 0, lambda: self.writer, _no_wait,
-            MemoryBudget(self.settings, block_cache(1 << 20)), pointer, 0,
-        )  # fmt: skip
+            self.settings, [SPEC], self.board, 0, lambda: self.writer, _no_wait, self.budget, pointer, 0
+        )
         self.pointer = pointer
 
     def send(self, keys: Sequence[str], first: int) -> list[str]:
@@ -118,3 +119,15 @@ def test_what_went_out_is_forgotten_once_its_epoch_is_durable(folder: Path) -> N
     again = Life(folder, life.pointer)
     assert again.send(["k5"], 11) == ["k1", "k5"]
     again.crash()
+
+
+def test_a_commit_lets_the_sources_go_on_however_small_the_cache(tmp_path: Path) -> None:
+    """What a shard takes with nothing dirty no waiting makes less: the job would stand still for ever."""
+    life = Life(tmp_path, None)
+    life.budget.limit_bytes = 1
+    for first in (0, 10):
+        life.send([f"k{i}" for i in range(10)], first)
+        assert life.board.pressure[0] > 0
+        life.commit()
+        assert life.board.pressure[0] == 0
+    life.crash()
