@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from pathlib import Path
 
 from dataflows.board import Board
+from dataflows.waits import WaitWatch
 
 ROOM_BYTES = 4 << 20  # left for Bytewax's recovery store and RocksDB's own files
-SAY_SECONDS = 10.0
 
 
 def free_bytes(folder: Path) -> int:
@@ -27,22 +25,8 @@ def no_room(folder: Path) -> str:
     )
 
 
-class DiskWatch:
-    """Tells the person, from the parent, that workers wait for room and that they go on."""
-
-    def __init__(self, board: Board, folder: Path) -> None:
-        self._board = board
-        self._folder = folder
-        self._said = float("-inf")
-        self._waits = False
-
-    def tick(self) -> None:
-        """Say when a worker waits, again every SAY_SECONDS, and when none does any more."""
-        waits = bool(self._board.waiting.any())
-        if waits and time.monotonic() - self._said > SAY_SECONDS:
-            self._said = time.monotonic()
-            print(no_room(self._folder), file=sys.stderr, flush=True)
-        if self._waits and not waits:
-            self._said = float("-inf")
-            print(f"there is room again at {self._folder}: the job goes on", file=sys.stderr, flush=True)
-        self._waits = waits
+def disk_watch(board: Board, folder: Path) -> WaitWatch:
+    """Return what tells the person that workers wait for room."""
+    return WaitWatch(
+        board.waiting, lambda: no_room(folder), f"there is room again at {folder}: the job goes on"
+    )

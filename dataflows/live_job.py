@@ -12,12 +12,12 @@ from connectors.batches import PartitionInfo
 from connectors.sources import KAFKA, Source, absolute, check_settings, open_source
 from dataflows.beginning import beginning
 from dataflows.board import Board
-from dataflows.disk import DiskWatch
+from dataflows.disk import disk_watch
 from dataflows.processes import run_workers
 from dataflows.progress import Progress
 from dataflows.settings import Part, Settings
 from dataflows.state_folder import StateFolder, source_places
-from dataflows.store_waits import StoreWatch
+from dataflows.store_waits import store_watch
 from lookback.definition import Definition
 from lookback.errors import SourceError, StoreLost, UsageError
 from lookback.stores.base import open_store
@@ -153,7 +153,7 @@ def _until_end_or_growth(
 
     total = 0 if endless else sum(info.rows for info in found)
     with Progress("run", board, total, quiet=options.quiet) as progress:
-        ticks = [progress.tick, DiskWatch(board, folder).tick, StoreWatch(board, folder).tick]
+        ticks = [progress.tick, disk_watch(board, folder).tick, store_watch(board, folder).tick]
         ticks += [] if watch is None else [watch.tick]
         stopped = run_workers(settings, *ticks, until=grown)
         counts = progress.totals()

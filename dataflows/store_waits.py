@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from dataflows.board import Board
 from dataflows.source import draining
+from dataflows.waits import WaitWatch
 from lookback.errors import StoreError
 
 FILE = "store-waits"  # in the state folder: why
-SAY_SECONDS = 10.0
 
 
 def store_waits(folder: Path, board: Board, worker: int) -> Callable[[str | None], None]:
@@ -36,25 +34,13 @@ def store_waits(folder: Path, board: Board, worker: int) -> Callable[[str | None
     return waits
 
 
-class StoreWatch:
-    """Tells the person, from the parent, that workers wait for the store and that they go on."""
+def store_watch(board: Board, folder: Path) -> WaitWatch:
+    """Return what tells the person that workers wait for the store."""
 
-    def __init__(self, board: Board, folder: Path) -> None:
-        self._board = board
-        self._folder = folder
-        self._said = float("-inf")
-        self._waits = False
+    def why() -> str:
+        reason = "the online store takes no writes"
+        with suppress(OSError):
+            reason = (folder / FILE).read_text() or reason
+        return f"{reason}; the job waits and then goes on"
 
-    def tick(self) -> None:
-        """Say when a worker waits, again every SAY_SECONDS, and when none does any more."""
-        waits = bool(self._board.store_waits.any())
-        if waits and time.monotonic() - self._said > SAY_SECONDS:
-            self._said = time.monotonic()
-            reason = "the online store takes no writes"
-            with suppress(OSError):
-                reason = (self._folder / FILE).read_text() or reason
-            print(f"{reason}; the job waits and then goes on", file=sys.stderr, flush=True)
-        if self._waits and not waits:
-            self._said = float("-inf")
-            print("the online store takes writes again: the job goes on", file=sys.stderr, flush=True)
-        self._waits = waits
+    return WaitWatch(board.store_waits, why, "the online store takes writes again: the job goes on")
