@@ -36,6 +36,8 @@ from lookback.errors import SourceError, UsageError
 
 NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"  # sixteen zero bytes: a broker that knows no topic ids
 
+METADATA_MS = 5000  # between the admin client's looks at who the brokers are
+
 T = TypeVar("T")
 Place = tuple[str, int]
 
@@ -72,7 +74,11 @@ class KafkaSource:
     @cached_property
     def admin(self) -> AdminClient:
         """Return the client that asks the cluster."""
-        wanted = {name: v for name, v in self.settings.properties.items() if name not in _CONSUMER_ONLY}
+        wanted: dict[str, str | int] = {
+            name: v for name, v in self.settings.properties.items() if name not in _CONSUMER_ONLY
+        }
+        # Without this, a broker that dies as the cluster's controller is asked until five minutes later.
+        wanted = {"topic.metadata.refresh.interval.ms": METADATA_MS, **wanted}
         return self._made(AdminClient, {**wanted, "log_level": 0, "error_cb": self._note})
 
     def _note(self, error: KafkaError) -> None:

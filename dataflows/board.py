@@ -4,9 +4,10 @@ The board decides no value. It bounds memory (a source too far ahead of the slow
 makes sources wait) and feeds progress; a torn read costs a little waiting, nothing else.
 
     board := header row[parts]      int64 each
-    header := pressure{WORKERS} waiting{WORKERS} store_waits{WORKERS}
+    header := pressure{WORKERS} waiting{WORKERS} store_waits{WORKERS} away
     pressure[i] is worker i's bytes in dirty logs over its limit; waiting[i] is 1 while it waits for disk room,
-    store_waits[i] while it waits for the online store
+    store_waits[i] while it waits for the online store; away is the wall clock, in ms, since when the source's servers
+    do not answer, 0 while they do
     row := COLUMNS                  see the names below
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 WORKERS = 64
-HEADER = 3 * WORKERS
+HEADER = 3 * WORKERS + 1
 (WATERMARK, OFFSET, ROWS, BYTES, LATE, AHEAD, BAD, NO_KEY, DONE, TOTAL, EVENT_TIME, FIRST, LOST) = range(13)
 COLUMNS = 16
 NEVER = -(2**62)
@@ -33,7 +34,8 @@ class Board:
         words = np.memmap(path, dtype=np.int64, mode="r+", shape=(HEADER + parts * COLUMNS,))
         self.pressure: npt.NDArray[np.int64] = words[:WORKERS]
         self.waiting: npt.NDArray[np.int64] = words[WORKERS : 2 * WORKERS]
-        self.store_waits: npt.NDArray[np.int64] = words[2 * WORKERS : HEADER]
+        self.store_waits: npt.NDArray[np.int64] = words[2 * WORKERS : 3 * WORKERS]
+        self.away: npt.NDArray[np.int64] = words[3 * WORKERS : HEADER]
         self.rows: npt.NDArray[np.int64] = words[HEADER:].reshape(parts, COLUMNS)
 
     @staticmethod

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from dataflows.board import HEADER, WORKERS
 from dataflows.progress import instant
 from dataflows.state_folder import part_name, source_places
 from lookback.errors import UsageError
@@ -88,10 +91,12 @@ def status_of(state: Path) -> dict[str, Any]:
     views = {
         name: sum(s["views"].get(name, {}).get("sequence", 0) for s in shards if s) for name in meta["views"]
     }
+    running = _running(state)
     return {
         "state": str(state),
         "source": meta["source"],
-        "running": _running(state),
+        "running": running,
+        "waiting": _waiting(state, running),
         "shards": meta["shards"],
         "commits": max((s["epoch"] for s in shards if s), default=0),
         "state_bytes": sum(f.stat().st_size for f in state.glob("shard-*/*") if f.is_file()),
@@ -111,6 +116,32 @@ def _running(state: Path) -> bool:
     return False
 
 
+def _waiting(state: Path, running: bool) -> dict[str, int]:
+    """Return what a running job waits for: how long its source has not answered, how many workers wait for what."""
+    path = state / "board"
+    words = np.fromfile(path, np.int64) if running and path.exists() else np.empty(0, np.int64)
+    if len(words) < HEADER:  # it doesn't run, or is just starting
+        words = np.zeros(HEADER, np.int64)
+    _, disk, store = words[: 3 * WORKERS].reshape(3, WORKERS)
+    away = int(words[HEADER - 1])
+    return {
+        "source_ms": max(1, time.time_ns() // 1_000_000 - away) if away else 0,
+        "disk_workers": int((disk != 0).sum()),
+        "store_workers": int((store != 0).sum()),
+    }
+
+
+def _waits(waiting: dict[str, int]) -> list[str]:
+    """Return a sentence for each thing that a job waits for."""
+    found = []
+    if waiting["source_ms"]:
+        found.append(f"waits for its source, which has not answered for {duration(waiting['source_ms'])}")
+    for what, name in (("room on the disk", "disk_workers"), ("the online store", "store_workers")):
+        if waiting[name]:
+            found.append(f"waits for {what} (workers: {waiting[name]})")
+    return found
+
+
 def _partitions(state: Path) -> dict[str, Any]:
     """Return each source partition's place as of the last durable epoch."""
     found = {
@@ -126,6 +157,7 @@ def status_table(found: dict[str, Any]) -> Group:
         f"{found['state']}: {'running' if found['running'] else 'not running'}, {found['shards']} shards, "
         f"{found['commits']} commits, {found['state_bytes'] / 1e6:,.1f} MB",
         f"source {found['source']}",
+        *_waits(found["waiting"]),
     ]
     views = Table(box=None)
     for name in ("view", "fingerprint", "rows counted"):

@@ -55,7 +55,7 @@ class TopicWatch:
             self._say(away, now)
 
     def _look(self, topic: str, future: Future[TopicDescription]) -> str | None:
-        """Compare a topic with what it was; return why there is no answer, if there is none."""
+        """Compare a topic with what it was; return why it can't be read just now, if it can't."""
         try:
             found = future.result()
         except KafkaException as error:
@@ -64,7 +64,7 @@ class TopicWatch:
                     f"the topic {topic} was deleted while the job ran: what was read of it stays counted; start the "
                     "job again on a fresh --state and a fresh --store once the topic is there"
                 ) from None
-            return self._source.settings.harmless(error.args[0].str())
+            return f"does not answer ({self._source.settings.harmless(error.args[0].str())})"
         if topic_id(found) != self._ids[topic]:
             raise RefusedError(
                 f"the topic {topic} was deleted and made again while the job ran: its offsets mean nothing in the new "
@@ -72,7 +72,8 @@ class TopicWatch:
             )
         if any((topic, partition.id) not in self._known for partition in found.partitions):
             self.grown = True
-        return None
+        headless = [partition.id for partition in found.partitions if partition.leader is None]
+        return f"has no leader for {topic}/{headless[0]}" if headless else None
 
     def _say_lost(self) -> None:
         """Say how many events were gone before they could be read, where a person has accepted that."""
@@ -88,19 +89,19 @@ class TopicWatch:
             self._lost[index] = lost
 
     def _say(self, away: str | None, now: float) -> None:
-        where = f"kafka://{self._source.servers}"
+        """Tell the person, again every SAY_SECONDS, and the board that the brokers are gone; and that they are back."""
         if away is None:
             if self._away_since is not None:
                 gone = now - self._away_since
-                print(
-                    f"{where} answers again after {gone:,.0f} s: the job goes on", file=sys.stderr, flush=True
-                )
+                self._print(f"answers again after {gone:,.0f} s: the job goes on")
             self._away_since = None
+            self._board.away[0] = 0
         elif self._away_since is None or now - self._said >= SAY_SECONDS:
-            self._away_since = now if self._away_since is None else self._away_since
+            if self._away_since is None:
+                self._away_since = now
+                self._board.away[0] = time.time_ns() // 1_000_000
             self._said = now
-            print(
-                f"{where} does not answer ({away}): the job waits and then goes on",
-                file=sys.stderr,
-                flush=True,
-            )
+            self._print(f"{away}: the job waits and then goes on")
+
+    def _print(self, what: str) -> None:
+        print(f"kafka://{self._source.servers} {what}", file=sys.stderr, flush=True)

@@ -35,15 +35,24 @@ def topic(kafka: Broker) -> Iterator[str]:
         kafka.delete(name)
 
 
-def source(kafka: Broker, topic: str, end: int | None = None, *, accept_loss: bool = False) -> KafkaSource:
+def source(
+    kafka: Broker,
+    topic: str,
+    end: int | None = None,
+    *,
+    accept_loss: bool = False,
+    settings: Path | None = None,
+) -> KafkaSource:
     ends = {} if end is None else {(topic, 0): end}
-    return KafkaSource(read_settings(kafka.address, None), [topic], "tests", ends, accept_loss, 1)
+    return KafkaSource(read_settings(kafka.address, settings), [topic], "tests", ends, accept_loss, 1)
 
 
-def read(kafka: Broker, topic: str, first: int | None = None) -> tuple[list[RawBatch], int]:
+def read(
+    kafka: Broker, topic: str, first: int | None = None, *, settings: Path | None = None
+) -> tuple[list[RawBatch], int]:
     """Return all batches up to the topic's end as it is now, and the place behind them."""
     (info,) = source(kafka, topic).partitions()
-    reader = source(kafka, topic, info.end_offset).open(topic, 0, first)
+    reader = source(kafka, topic, info.end_offset, settings=settings).open(topic, 0, first)
     batches, deadline = [], time.monotonic() + PATIENCE_SECONDS
     while (raw := reader.read()) is not None:
         assert time.monotonic() < deadline, f"no end at {reader.next_offset} of {info.end_offset}"
@@ -130,10 +139,17 @@ def test_an_open_transaction_is_behind_the_end(kafka: Broker, topic: str) -> Non
     assert values(batches) == [b"b"] and place == 4
 
 
-def test_a_message_larger_than_a_fetch(kafka: Broker, topic: str) -> None:
-    sent = [b"small", b"x" * (9 << 20), b"small again"]
+@pytest.mark.parametrize("small", [False, True])
+def test_a_message_larger_than_a_fetch(kafka: Broker, topic: str, tmp_path: Path, small: bool) -> None:
+    """Or than all that may be fetched ahead, where a person has made that small."""
+    file = None
+    if small:
+        file = tmp_path / "kafka.yaml"
+        file.write_text("kafka: {fetch.message.max.bytes: 65536, queued.max.messages.kbytes: 1024}\n")
+    sent = [b"small", b"x" * (9 << 20), b"small again", b"y" * (9 << 20)]
     kafka.produce(topic, {0: [Sent(value) for value in sent]}, {"message.max.bytes": 10 << 20})
-    assert values(read(kafka, topic)[0]) == sent
+    batches, _ = read(kafka, topic, settings=file)
+    assert values(batches) == sent
 
 
 def test_an_epochs_bytes_bound_a_batch(kafka: Broker, topic: str) -> None:

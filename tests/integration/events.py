@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from connectors.kafka import KafkaSource
 from connectors.kafka_settings import read_settings
 from dataflows.state_folder import part_name, source_places
-from tests.recovery.job import launch
+from tests.recovery.job import ROOT, launch
 from tests.services.kafka import Broker, Sent
 
 T0 = 1_700_000_000_000
@@ -114,6 +115,12 @@ class Live:
     def said(self) -> str:
         """Return what it has said since its start, on one line."""
         return " ".join((self.folder / "said").read_text().split())
+
+    def status(self) -> dict[str, Any]:
+        """Return what `lookback status` tells."""
+        words = [sys.executable, "-m", "dataflows.cli", "status", "--state", str(self.state), "--json"]
+        told: dict[str, Any] = json.loads(subprocess.check_output(words, cwd=ROOT))
+        return told
 
     def offsets(self) -> dict[str, int]:
         """Return the durable place in each partition."""

@@ -271,19 +271,26 @@ def test_no_secret_is_left_anywhere(
     assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
 
 
-def test_brokers_that_are_gone_are_waited_for(kafka: Broker, topic: str, live: Live) -> None:
+def test_brokers_that_are_gone_for_a_minute(kafka: Broker, topic: str, live: Live) -> None:
+    """The job says so once a minute and shows it in its status, waits, and goes on by itself."""
     send(kafka, topic, range(70))
     live.start()
     live.until(at(live, {0: 70, 1: 0}), "the first 70")
+    assert live.status()["waiting"] == {"source_ms": 0, "disk_workers": 0, "store_workers": 0}
     kafka.stop()
     try:
         live.until(lambda: "does not answer" in live.said(), "a word on the brokers")
+        gone = time.monotonic()
+        live.until(lambda: live.said().count("does not answer") == 2, "the second word on them")
+        assert 50 < time.monotonic() - gone < 90
+        assert live.status()["waiting"]["source_ms"] > 50_000
     finally:
         kafka.start()
     live.until(lambda: "answers again" in live.said(), "a word on their return")
+    assert live.status()["waiting"]["source_ms"] == 0
     send(kafka, topic, range(70, 140))
     live.until(at(live, {0: 140, 1: 0}), "the next 70")
-    assert live.said().count("does not answer") == 1  # the next one is due after a minute
+    assert live.said().count("does not answer") == 2
     live.stop()
     assert count(live, "c3", T0 + HOUR) == 20
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +19,11 @@ from dataflows.state_folder import part_name, source_places
 from tests.conftest import SEED
 from tests.recovery.conftest import Undisturbed, assert_right, dead_letters
 from tests.recovery.events import TOPIC, make_archive, write_definition
-from tests.recovery.job import Job
+from tests.recovery.job import Job, Run
 from tests.recovery.served import Poller, picture
 from tests.recovery.test_kills import STEPS
 from tests.services.kafka import Broker, Sent
+from tests.services.valkey import Valkey
 
 GROUP = "lookback.features"  # the definition file's name
 
@@ -27,7 +31,12 @@ GROUP = "lookback.features"  # the definition file's name
 @pytest.fixture(scope="module")
 def on_topic(tmp_path_factory: pytest.TempPathFactory, kafka: Broker) -> Iterator[Undisturbed]:
     """Return the events as a topic, and what an undisturbed run over their *archive* leaves in the store."""
-    folder = tmp_path_factory.mktemp("on-topic")
+    yield put_on_topic(kafka, tmp_path_factory.mktemp("on-topic"))
+    kafka.delete(TOPIC)
+
+
+def put_on_topic(kafka: Broker, folder: Path) -> Undisturbed:
+    """Make the events, run a job over their archive, and put them on a topic."""
     definition = write_definition(folder)
     archive = make_archive(folder / "archive", seed=SEED, gaps=False)
     job = Job(folder, definition, archive, jitter_rows=None, epoch="1s")
@@ -40,8 +49,7 @@ def on_topic(tmp_path_factory: pytest.TempPathFactory, kafka: Broker) -> Iterato
         sent = [Sent(row["value"], row["timestamp_ms"]) for row in rows]
         kafka.produce(TOPIC, {partition: sent})
     topic = replace(archive, uri=f"kafka://{kafka.address}")
-    yield Undisturbed(folder, definition, topic, seen, dead_letters(job))
-    kafka.delete(TOPIC)
+    return Undisturbed(folder, definition, topic, seen, dead_letters(job))
 
 
 @pytest.fixture
@@ -59,6 +67,11 @@ def new_job(tmp_path: Path, on_topic: Undisturbed) -> Callable[..., Job]:
 def assert_as_undisturbed(job: Job, on_topic: Undisturbed) -> None:
     assert picture(job.definition, job.uri, job.archive) == on_topic.picture
     assert dead_letters(job) == on_topic.letters
+
+
+def reach(run: Run, rows: int) -> None:
+    """Wait until a run's sources have read so many rows."""
+    run.until(lambda: run.rows() >= rows, f"row {rows}")
 
 
 def published(kafka: Broker) -> dict[str, int]:
@@ -126,4 +139,46 @@ def test_a_broker_killed_and_started_again(
         kafka.start()
     run.until(lambda: run.rows() > rows, "rows after the broker's restart")
     assert run.wait().code == 0
+    assert_as_undisturbed(job, on_topic)
+
+
+def test_other_counts_of_workers(new_job: Callable[..., Job], on_topic: Undisturbed) -> None:
+    """Two workers, then three, then one, then three again: stopped between, or killed; no bit differs."""
+    job = new_job(jitter_rows=60)
+    total = job.archive.events
+    with Poller(job.uri, job.definition, job.archive) as poller:
+        for workers, share, how in ((2, 0.2, "stop"), (3, 0.45, "kill"), (1, 0.7, "stop")):
+            job.workers = workers
+            run = job.start()
+            reach(run, int(share * total))
+            assert len(run.pids()) == workers
+            if how == "stop":
+                run.process.send_signal(signal.SIGTERM)
+                ended = run.wait()
+                assert ended.code == 0, ended
+            else:
+                os.kill(run.pids()[-1], signal.SIGKILL)
+                ended = run.wait()
+                assert ended.code == 1 and "killed by SIGKILL" in ended.said, ended
+            counted = sum(place["offset"] for place in source_places(job.state).values())
+            assert counted < total, "it was at its end already: nothing is proved"
+        job.workers = 3
+        job.finish()
+    assert_right(poller.checker)
+    assert_as_undisturbed(job, on_topic)
+
+
+def test_a_stall_longer_than_the_poll_interval(
+    new_job: Callable[..., Job], on_topic: Undisturbed, valkey: Valkey, tmp_path: Path
+) -> None:
+    """A store that stands still keeps the job from polling; it is in no group that could put it out for that."""
+    settings = tmp_path / "kafka.yaml"
+    settings.write_text("kafka: {max.poll.interval.ms: 6000, session.timeout.ms: 6000}\n")
+    job = new_job(server=valkey.uri, options=("--settings", str(settings)))
+    run = job.start()
+    rows = run.until(run.rows, "a first batch")
+    with valkey.stalled():
+        time.sleep(9)
+    reach(run, rows + 1)
+    assert run.wait().code == 0, run.said()
     assert_as_undisturbed(job, on_topic)

@@ -55,6 +55,9 @@ def free_ports(count: int) -> list[int]:
 class Broker:
     """One broker; `start` and `stop` may be called again and again, the data stays."""
 
+    replicas = 1  # of the topics it makes
+    heap = "512m"
+
     def __init__(self, folder: Path, libs: Path) -> None:
         self.folder = folder
         self._libs = libs
@@ -125,13 +128,22 @@ class Broker:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        self.launch()
+        self.ready()
+
+    def launch(self) -> None:
+        """Start it."""
         assert self._process is None
-        words = ["java", "-Xmx512m", "-cp", f"{self._libs}/*", "kafka.Kafka"]
+        words = ["java", f"-Xmx{self.heap}", "-cp", f"{self._libs}/*", "kafka.Kafka"]
         with (self.folder / "broker.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*words, str(self.folder / "server.properties")],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+
+    def ready(self) -> None:
+        """Wait until it answers."""
+        assert self._process is not None
         admin, deadline = self.admin(), time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
@@ -162,12 +174,13 @@ class Broker:
 
     def admin(self) -> AdminClient:
         """Return a new admin client (keep it while its futures are open), silent about lost connections."""
-        return AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+        refresh = {"topic.metadata.refresh.interval.ms": 1000}  # soon known: another controller
+        return AdminClient({"bootstrap.servers": self.address, "log_level": 0, **refresh})
 
     def create(self, topic: str, partitions: int = 1, **config: str | int) -> None:
         """Create a topic; `config` with `_` for `.`; nothing expires unless it says so."""
         wanted = {"retention.ms": "-1", **{name.replace("_", "."): str(v) for name, v in config.items()}}
-        new = NewTopic(topic, num_partitions=partitions, replication_factor=1, config=wanted)
+        new = NewTopic(topic, num_partitions=partitions, replication_factor=self.replicas, config=wanted)
         admin = self.admin()
         admin.create_topics([new])[topic].result(30)
         self._wait(topic, partitions)
