@@ -74,7 +74,9 @@ class Archive:
         """Return all partitions, by topic and partition."""
         return [info for topic in self._topics.values() for info in _infos(topic)]
 
-    def open(self, topic: str, partition: int, next_offset: int | None = None) -> PartitionReader:
+    def open(
+        self, topic: str, partition: int, next_offset: int | None = None, counted: int | None = None
+    ) -> PartitionReader:
         """Return a reader of a partition from `next_offset` on (None: from its first event).
 
         Raises SourceError where the archive has no such partition.

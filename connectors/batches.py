@@ -6,7 +6,7 @@ Owns: raw batches as read, and events that were refused. Refuses: reading, decod
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import pyarrow as pa
@@ -43,6 +43,7 @@ class Reason(str, Enum):
     PARSE = "parse"  # the bytes are no JSON object (or no message at all)
     SCHEMA = "schema"  # it parses, but does not fit the declared fields
     LATE = "late"  # older than its partition's watermark by more than the stream's lateness
+    REPEAT = "repeat"  # its id was there before within the stream's drop_repeats
     AHEAD = "ahead"  # further ahead of its broker time than the stream's max_ahead
 
 
@@ -97,6 +98,31 @@ class RawBatch:
     def nbytes(self) -> int:
         """Bytes of the rows as held in memory."""
         return int(self.rows.nbytes)
+
+    def cut(self, at: int) -> tuple[RawBatch, RawBatch]:
+        """Return the rows before an index, and those from it on."""
+        whole = self.key_of
+
+        def key_of(index: int) -> bytes | None:
+            return None if whole is None else whole(index + at)
+
+        broker = self.broker_time_ms
+        head = replace(
+            self,
+            offset=self.offset[:at],
+            broker_time_ms=None if broker is None else broker[:at],
+            rows=self.rows.slice(0, at),
+            bad=tuple(bad for bad in self.bad if bad.index < at),
+        )
+        tail = replace(
+            self,
+            offset=self.offset[at:],
+            broker_time_ms=None if broker is None else broker[at:],
+            rows=self.rows.slice(at),
+            bad=tuple(replace(bad, index=bad.index - at) for bad in self.bad if bad.index >= at),
+            key_of=None if whole is None else key_of,
+        )
+        return head, tail
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Owns: the files' grammar, writing them exactly once, reading them back. Refuses: deciding what is refused.
 
     DIR/<topic>-<partition>.jsonl    one JSON object a line, in the order of writing:
-        topic, partition, offset, reason (parse schema late ahead), detail, event_time_ms, broker_time_ms
+        topic, partition, offset, reason (parse schema late ahead repeat), detail, event_time_ms, broker_time_ms
         (null where unknown), raw (base64), key (base64; left out where the message has none)
     DIR/.<topic>-<partition>.begun   {"job", "bytes", "start", "cut"}: where a job began in a file that another had
         filled, how often it was started, and the length that its last start cut the file to

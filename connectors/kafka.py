@@ -214,14 +214,22 @@ class KafkaSource:
 
     # --- reading -----------------------------------------------------------------------------------------
 
-    def open(self, topic: str, partition: int, next_offset: int | None = None) -> KafkaReader:
+    def open(
+        self, topic: str, partition: int, next_offset: int | None = None, counted: int | None = None
+    ) -> KafkaReader:
         """Return a reader of a partition from `next_offset` on (None: from its first event)."""
         place = (topic, partition)
         if next_offset is None:
             next_offset = self._offsets([place], OffsetSpec.earliest())[place][0]
         consumer = self._made(Consumer, consumer_properties(self.settings, self._group, self._readers))
         return KafkaReader(
-            consumer, topic, partition, next_offset, self._ends.get(place), accept_loss=self._accept_loss
+            consumer,
+            topic,
+            partition,
+            next_offset,
+            self._ends.get(place),
+            counted=counted,
+            accept_loss=self._accept_loss,
         )
 
 

@@ -83,10 +83,12 @@ class KafkaReader:
         next_offset: int,
         end_offset: int | None,
         *,
+        counted: int | None = None,
         accept_loss: bool = False,
     ) -> None:
         self.topic, self.partition = topic, partition
         self.next_offset = next_offset
+        self._counted = next_offset if counted is None else counted
         self.lost = 0  # events that were gone before they could be read, where that is accepted
         self._consumer = consumer
         self._end = end_offset
@@ -140,6 +142,8 @@ class KafkaReader:
             elif error.code() == KafkaError._PARTITION_EOF:
                 # Nothing before it is still to come: it lies behind markers and aborted messages too.
                 position = message.offset() or 0
+                if message.offset() is not None and position < self._counted:
+                    self._shrunk(position)
                 self.next_offset = max(
                     self.next_offset, position if self._end is None else min(position, self._end)
                 )
@@ -161,21 +165,27 @@ class KafkaReader:
             self._assign()  # the broker is away: the same position again
             return
         if self.next_offset > end:
-            raise RefusedError(
-                f"{at} ends at offset {end}, and the job has read to {self.next_offset}: the topic has lost events or "
-                "was made again; restore it, or name a fresh --state and a fresh --store"
-            )
+            self._shrunk(end)
         if self.next_offset < first:
-            gone = first - self.next_offset
-            if not self._accept_loss:
+            read = max(self.next_offset, self._counted)
+            gone = max(0, first - read)
+            if gone and not self._accept_loss:
                 raise RefusedError(
-                    f"{at} begins at offset {first} now, and the job has read to {self.next_offset}: up to {gone:,} "
+                    f"{at} begins at offset {first} now, and the job has read to {read}: up to {gone:,} "
                     "events are gone before it counted them; go on without them with --accept-loss, or name a fresh "
                     "--state and a fresh --store"
                 )
             self.lost += gone
             self.next_offset = first
         self._assign()
+
+    def _shrunk(self, end: int) -> None:
+        """Refuse a partition that ends before what was read of it."""
+        raise RefusedError(
+            f"{self.topic}/{self.partition} ends at offset {end}, and the job has read to "
+            f"{max(self.next_offset, self._counted)}: the topic has lost events or was made again; restore it, or name "
+            "a fresh --state and a fresh --store"
+        )
 
     def publish(self, offset: int) -> None:
         """Commit an offset to the consumer group, for lag tools; a failure changes nothing."""

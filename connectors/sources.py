@@ -47,8 +47,13 @@ class Source(Protocol):
     def partitions(self) -> list[PartitionInfo]:
         """Return all partitions as they are now, by topic and partition."""
 
-    def open(self, topic: str, partition: int, next_offset: int | None = None) -> Reader:
-        """Return a reader of a partition from `next_offset` on (None: from its first event)."""
+    def open(
+        self, topic: str, partition: int, next_offset: int | None = None, counted: int | None = None
+    ) -> Reader:
+        """Return a reader of a partition from `next_offset` on (None: from its first event).
+
+        counted: rows before it have been read by an earlier run; those that are gone are no loss.
+        """
 
     def start_offset(self, topic: str, partition: int, broker_time_ms: int) -> int:
         """Return the first offset whose broker time is at or past a time; the end where there is none."""

@@ -14,14 +14,15 @@ def beginning(
 ) -> int | None:
     """Return the broker time to read from so as to be exact at FROM; None: from the beginning.
 
-    An event's broker time is never below its event time minus `max_ahead`, so no event that counts lies before
-    FROM - longest reach - max_ahead. Raises RefusedError where the source begins later than that.
+    An event's broker time is never below its event time minus `max_ahead`, so no event that counts, nor one that
+    makes it a repeat, lies before FROM - longest reach - drop_repeats - max_ahead. Raises RefusedError where the
+    source begins later than that.
     """
     reach = max(reach_ms(view.plan) for view in views)
     if reach == REACH_INFINITE or any(f.window_ms is None for view in views for f in view.features):
         return None
     streams: dict[str, Stream] = {s.topic: s for s in definition.streams.values()}
-    ahead = max(streams[info.topic].max_ahead_ms for info in infos)
+    ahead = max(s.max_ahead_ms + (s.drop_repeats_ms or 0) for s in (streams[info.topic] for info in infos))
     if any(info.first_broker_time_ms is None for info in infos if info.rows):
         return None
     start = from_ms - reach - ahead

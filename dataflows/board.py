@@ -13,6 +13,7 @@ makes sources wait) and feeds progress; a torn read costs a little waiting, noth
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,25 @@ import numpy.typing as npt
 
 WORKERS = 64
 HEADER = 3 * WORKERS + 1
-(WATERMARK, OFFSET, ROWS, BYTES, LATE, AHEAD, BAD, NO_KEY, DONE, TOTAL, EVENT_TIME, FIRST, LOST) = range(13)
+(WATERMARK, OFFSET, ROWS, BYTES, LATE, AHEAD, BAD, NO_KEY, DONE, TOTAL, EVENT_TIME, FIRST, LOST, REPEAT) = (
+    range(14)
+)
 COLUMNS = 16
 NEVER = -(2**62)
 END = np.iinfo(np.int64).max
+
+
+@dataclass
+class Counts:
+    """What became of a partition's events so far."""
+
+    rows: int = 0  # read, good or bad
+    bytes: int = 0
+    bad: int = 0
+    late: int = 0
+    ahead: int = 0
+    repeat: int = 0
+    no_key: int = 0  # event-view pairs left out for a null key
 
 
 class Board:

@@ -22,6 +22,7 @@ from lookback.errors import LookbackError, UsageError
 from state.errors import StateError
 
 MOST_WORKERS = 64
+REFUSED = ("bad", "late", "ahead", "repeat")
 MOST_LETTERS = 10**9
 STOPPED = 130  # exit code of a command that Ctrl-C ended
 READ_AT_ONCE = 4096  # entities that `get --entities` reads before it prints them
@@ -198,7 +199,7 @@ def run(
         ),
     )
     counts = outcome.counts
-    refused = {name: counts[name] for name in ("bad", "late", "ahead") if counts[name]}
+    refused = {name: counts[name] for name in REFUSED if counts[name]}
     text = f"{'stopped' if outcome.stopped else 'done'}: {outcome.new_rows:,} new events, {counts['rows']:,} in all"
     if refused:
         text += f"; refused {', '.join(f'{n:,} {name}' for name, n in refused.items())} (see `lookback dead-letters`)"
@@ -275,7 +276,7 @@ def replay(
     done = run_replay(definition, options)
     manifest = done.manifest
     text = f"done: {manifest.rows:,} training rows in {out} over {len(manifest.days)} days"
-    refused = {name: done.counts[name] for name in ("bad", "late", "ahead") if done.counts[name]}
+    refused = {name: done.counts[name] for name in REFUSED if done.counts[name]}
     if refused:
         text += f"; refused {', '.join(f'{n:,} {name}' for name, n in refused.items())}"
     print(text, file=sys.stderr)
@@ -387,7 +388,7 @@ def dead_letters(
     topic: Annotated[str | None, typer.Option(help="Only this topic's.", show_default=False)] = None,
     reason: Annotated[
         str | None,
-        typer.Option(help="Only of this reason: parse, schema, late or ahead.", show_default=False),
+        typer.Option(help="Only of this reason: parse, schema, late, ahead or repeat.", show_default=False),
     ] = None,
     limit: Annotated[int, typer.Option(help="List at most this many; 0 prints the counts alone.")] = 20,
     source: Annotated[

@@ -15,24 +15,15 @@ import pyarrow as pa
 
 from connectors.batches import DeadLetter, RawBatch, Reason
 from connectors.decode import Decoder, broker_time, raw_bytes
-from dataflows.board import NEVER
-from dataflows.route import Chunk, Judge, positions, split
+from dataflows.board import NEVER, Counts
+from dataflows.repeats import Repeats
+from dataflows.route import Bools, Chunk, Judge, Judged, positions, split
 from lookback.definition import Stream, View
 from lookback.events import I64, EventBatch, ViewRows
 
+AHEAD = "further ahead of its broker time than max_ahead"
+
 BaseOf = Callable[[EventBatch], pa.RecordBatch]
-
-
-@dataclass
-class Counts:
-    """What became of a partition's events so far."""
-
-    rows: int = 0  # read, good or bad
-    bytes: int = 0
-    bad: int = 0
-    late: int = 0
-    ahead: int = 0
-    no_key: int = 0  # event-view pairs left out for a null key
 
 
 @dataclass(frozen=True)
@@ -67,17 +58,48 @@ class Ingest:
         self._decoder = Decoder(stream)
         state = state or {}
         self.judge = Judge(stream.lateness_ms, stream.max_ahead_ms, state.get("watermark", NEVER))
+        self._repeats = self._rung = None
+        if stream.drop_repeats_ms is not None:
+            self._repeats = Repeats(stream.drop_repeats_ms, state.get("repeats"))
+            self._rung = self._repeats.recall_from(self.judge.watermark_ms)
+            if self._rung is not None:
+                self._judge_then = Judge(stream.lateness_ms, stream.max_ahead_ms, self._rung[1])
         self.counts = Counts(**state.get("counts", {}))
         self.newest_ms = self.judge.watermark_ms
 
     def state(self) -> dict[str, Any]:
         """Return what a later run goes on from, apart from the reader's place."""
-        return {"watermark": self.judge.watermark_ms, "counts": asdict(self.counts)}
+        repeats = {} if self._repeats is None else {"repeats": self._repeats.state()}
+        return {"watermark": self.judge.watermark_ms, "counts": asdict(self.counts), **repeats}
+
+    @property
+    def recall_offset(self) -> int | None:
+        """From where rows that are counted must be given to `recall` before any other; None: from nowhere."""
+        return None if self._rung is None else self._rung[0]
+
+    def recall(self, raw: RawBatch) -> None:
+        """Remember the ids of rows that an earlier run has counted."""
+        events = self._decoder.decode(raw).events
+        if len(events):
+            judged = self._judge_then.judge(events.event_time_ms, events.broker_time_ms)
+            assert self._repeats is not None
+            self._repeats.recall(*self._seen(events, judged))
+
+    def recall_end(self, *, accept_loss: bool) -> None:
+        """Go on to rows that are not counted. Raises RefusedError where some to recall were gone."""
+        assert self._repeats is not None and self._rung is not None
+        self._repeats.recall_end(self._rung, self.topic, accept_loss=accept_loss)
+
+    def _seen(self, events: EventBatch, judged: Judged) -> tuple[pa.Array, I64, I64, I64, Bools | None]:
+        ids = events.fields.column(self.stream.event_id)
+        return ids, events.offset, events.event_time_ms, judged.watermark_ms, judged.refused
 
     def take(self, raw: RawBatch) -> tuple[list[list[Chunk]], list[DeadLetter]]:
         """Return the chunks of each shard, and the batch's dead letters in offset order."""
         self.counts.rows += len(raw)
         self.counts.bytes += raw.nbytes
+        if self._repeats is not None:
+            self._repeats.begin(int(raw.offset[0]), self.judge.watermark_ms)
         decoded = self._decoder.decode(raw)
         self.counts.bad += len(decoded.dead)
         events, dead = self._judge(decoded.events, decoded.dead, raw)
@@ -110,40 +132,69 @@ class Ingest:
     def _judge(
         self, events: EventBatch, dead: list[DeadLetter], raw: RawBatch
     ) -> tuple[EventBatch, list[DeadLetter]]:
-        late, ahead = self.judge.judge(events.event_time_ms, events.broker_time_ms)
-        if late is None and ahead is None:
+        """Return the events that count, and the letters of the others among those of bad ones."""
+        if not len(events):
             return events, dead
-        refused = np.zeros(len(events), bool)
+        judged = self.judge.judge(events.event_time_ms, events.broker_time_ms)
+        before = None if self._repeats is None else self._repeats.find(*self._seen(events, judged))
+        refused = judged.refused
+        if refused is None and before is None:
+            return events, dead
         letters = list(dead)
-        for mask, reason, bound in (
-            (late, Reason.LATE, "older than the partition's watermark by more than the lateness"),
-            (ahead, Reason.AHEAD, "further ahead of its broker time than max_ahead"),
-        ):
-            if mask is None:
-                continue
-            refused |= mask
-            index = np.flatnonzero(mask)
-            if reason is Reason.LATE:
-                self.counts.late += len(index)
-            else:
-                self.counts.ahead += len(index)
-            in_raw = np.searchsorted(raw.offset, events.offset[index])
-            letters.extend(
-                self._letter(events, i, raw, r, reason, bound)
-                for i, r in zip(index.tolist(), in_raw.tolist(), strict=True)
+        if judged.late is not None:
+            self.counts.late += self._refuse(
+                letters, events, raw, judged.late, Reason.LATE, lambda i: self._late(events, judged, i)
             )
+        if judged.ahead is not None:
+            self.counts.ahead += self._refuse(
+                letters, events, raw, judged.ahead, Reason.AHEAD, lambda _: AHEAD
+            )
+        if before is not None:
+            self.counts.repeat += self._refuse(
+                letters,
+                events,
+                raw,
+                before >= 0,
+                Reason.REPEAT,
+                lambda i: f"its id came at offset {before[i]}",
+            )
+            refused = before >= 0 if refused is None else refused | (before >= 0)
         letters.sort(key=lambda letter: letter.offset)
+        assert refused is not None
         return _keep(events, ~refused), letters
 
+    def _late(self, events: EventBatch, judged: Judged, i: int) -> str:
+        behind_ms = int(judged.watermark_ms[i] - events.event_time_ms[i])
+        allowed_ms = self.stream.lateness_ms
+        return f"{behind_ms} ms behind the partition's watermark, more than the lateness of {allowed_ms} ms"
+
+    def _refuse(
+        self,
+        letters: list[DeadLetter],
+        events: EventBatch,
+        raw: RawBatch,
+        mask: Bools,
+        reason: Reason,
+        detail: Callable[[int], str],
+    ) -> int:
+        """Add the letters of the masked events; return how many they are."""
+        index = np.flatnonzero(mask)
+        in_raw = np.searchsorted(raw.offset, events.offset[index])
+        letters.extend(
+            self._letter(events, i, raw, r, reason, detail(i))
+            for i, r in zip(index.tolist(), in_raw.tolist(), strict=True)
+        )
+        return len(index)
+
     def _letter(
-        self, events: EventBatch, i: int, raw: RawBatch, in_raw: int, reason: Reason, bound: str
+        self, events: EventBatch, i: int, raw: RawBatch, in_raw: int, reason: Reason, detail: str
     ) -> DeadLetter:
         return DeadLetter(
             events.topic,
             events.partition,
             int(events.offset[i]),
             reason,
-            bound,
+            detail,
             raw_bytes(raw, in_raw),
             int(events.event_time_ms[i]),
             broker_time(raw, in_raw),

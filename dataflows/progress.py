@@ -84,7 +84,7 @@ class Progress:
         """Return the sums of all partitions' counts."""
         names = {
             "rows": b.ROWS, "bytes": b.BYTES, "bad": b.BAD, "late": b.LATE, "ahead": b.AHEAD, "no_key": b.NO_KEY,
-            "first": b.FIRST,
+            "repeat": b.REPEAT, "first": b.FIRST,
         }  # fmt: skip
         return {name: int(self._board.rows[:, column].sum()) for name, column in names.items()}
 

@@ -53,6 +53,25 @@ class Item:
     chunks: list[Chunk] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of a batch's events. late, ahead: masks, None where there are none.
+
+    watermark_ms: int64[n] as of each event, its own time counted in unless it is too far ahead.
+    """
+
+    watermark_ms: I64
+    late: Bools | None
+    ahead: Bools | None
+
+    @property
+    def refused(self) -> Bools | None:
+        """Mask of both."""
+        if self.late is None or self.ahead is None:
+            return self.ahead if self.late is None else self.late
+        return self.late | self.ahead
+
+
 @dataclass
 class Judge:
     """Watermark of one partition, and which of its events are late or too far ahead.
@@ -65,10 +84,10 @@ class Judge:
     max_ahead_ms: int
     watermark_ms: int = NEVER
 
-    def judge(self, event_time_ms: I64, broker_time_ms: I64 | None) -> tuple[Bools | None, Bools | None]:
-        """Return (late, ahead) masks, None where there are none, and advance the watermark."""
+    def judge(self, event_time_ms: I64, broker_time_ms: I64 | None) -> Judged:
+        """Say which events are late or ahead, and advance the watermark."""
         if not len(event_time_ms):
-            return None, None
+            return Judged(event_time_ms, None, None)
         ahead = None
         times = event_time_ms
         if broker_time_ms is not None:
@@ -82,7 +101,7 @@ class Judge:
         if ahead is not None:
             late &= ~ahead
         self.watermark_ms = int(running[-1])
-        return (late if late.any() else None), ahead
+        return Judged(running, late if late.any() else None, ahead)
 
 
 def shard_of(keys: Keys, shards: int) -> I64:

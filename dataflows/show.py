@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from dataflows.board import HEADER, WORKERS
+from dataflows.board import HEADER, WORKERS, Counts
 from dataflows.progress import instant
 from dataflows.state_folder import part_name, source_places
 from lookback.errors import UsageError
@@ -145,7 +146,11 @@ def _waits(waiting: dict[str, int]) -> list[str]:
 def _partitions(state: Path) -> dict[str, Any]:
     """Return each source partition's place as of the last durable epoch."""
     found = {
-        part_name(part): {"offset": place["offset"], "watermark_ms": place["watermark"], **place["counts"]}
+        part_name(part): {
+            "offset": place["offset"],
+            "watermark_ms": place["watermark"],
+            **asdict(Counts(**place["counts"])),
+        }
         for part, place in source_places(state).items()
     }
     return dict(sorted(found.items()))
@@ -168,11 +173,11 @@ def status_table(found: dict[str, Any]) -> Group:
     for name in ("partition", "next offset", "watermark"):
         places.add_column(name, justify="right" if name == "next offset" else "left", no_wrap=True)
     events = Table(box=None)  # a table of its own: both fit 80 columns
-    for name in ("partition", "events", "bad", "late", "ahead", "no key"):
+    for name in ("partition", "events", "bad", "late", "ahead", "repeat", "no key"):
         events.add_column(name, justify="left" if name == "partition" else "right", no_wrap=True)
     for name, part in found["partitions"].items():
         places.add_row(name, f"{part['offset']:,}", instant(part["watermark_ms"]))
-        events.add_row(name, *(f"{part[c]:,}" for c in ("rows", "bad", "late", "ahead", "no_key")))
+        events.add_row(name, *(f"{part[c]:,}" for c in ("rows", "bad", "late", "ahead", "repeat", "no_key")))
     return Group(*(Text(line) for line in head), Text(), views, Text(), places, Text(), events)
 
 

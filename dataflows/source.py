@@ -13,9 +13,10 @@ from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from connectors.batches import DeadLetter
+from connectors.batches import DeadLetter, RawBatch
 from connectors.dead_letters import part_name
 from connectors.sources import Reader, Source
 from dataflows import board as b
@@ -64,8 +65,11 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         reader: Reader,
         board: Board,
         stop_ms: int | None,
+        counted: int = 0,
     ) -> None:
         self._part = part
+        self._counted = counted  # rows before it are read for the ids that they had, if at all
+        self._recalling = ingest.recall_offset is not None
         self._row = board.rows[row]
         self._board = board
         self._settings = settings
@@ -107,7 +111,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
             self._wait(self._idle_seconds)
             self._idle_seconds = min(2 * self._idle_seconds, IDLE_SECONDS[1])
             if self._started:
-                self._row[b.OFFSET] = self._reader.next_offset
+                self._row[b.OFFSET] = self._place
                 return []
         else:
             self._idle_seconds = IDLE_SECONDS[0]
@@ -121,6 +125,9 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
     def _take(self, most: int, chunks: list[list[Chunk]], dead: list[DeadLetter]) -> int:
         """Read at most about `most` rows, add what they give; return how many they were."""
         raw = None if self._past_stop() else self._reader.read(most, max(self._left, 1))
+        read = 0 if raw is None else len(raw)
+        if self._recalling:
+            raw = self._recall(raw)
         if raw is None:
             self._ended = True
             return 0
@@ -130,7 +137,23 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
             dead += bad
             for mine, more in zip(chunks, found, strict=True):
                 mine += more
-        return len(raw)
+        return read
+
+    def _recall(self, raw: RawBatch | None) -> RawBatch | None:
+        """Let rows that are counted be remembered; return the others."""
+        if raw is not None and len(raw):
+            past, raw = raw.cut(int(np.searchsorted(raw.offset, self._counted)))
+            if len(past):
+                self._ingest.recall(past)
+        if raw is None or self._reader.next_offset >= self._counted:
+            self._ingest.recall_end(accept_loss=self._settings.accept_loss)
+            self._recalling = False
+        return raw
+
+    @property
+    def _place(self) -> int:
+        """The offset before which all is counted."""
+        return max(self._reader.next_offset, self._counted)
 
     def _items(self, chunks: list[list[Chunk]]) -> Iterable[tuple[str, Item]]:
         # Each shard hears of a start (it opens and emits what is dirty) and, in a replay, of every watermark.
@@ -162,9 +185,11 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
     def _report(self) -> None:
         counts, judge = self._ingest.counts, self._ingest.judge
         row = self._row
-        (row[b.ROWS], row[b.BYTES], row[b.BAD], row[b.LATE], row[b.AHEAD], row[b.NO_KEY]) = astuple(counts)
+        (row[b.ROWS], row[b.BYTES], row[b.BAD], row[b.LATE], row[b.AHEAD], row[b.REPEAT], row[b.NO_KEY]) = (
+            astuple(counts)
+        )
         row[b.EVENT_TIME] = judge.watermark_ms
-        row[b.OFFSET] = self._reader.next_offset
+        row[b.OFFSET] = self._place
         row[b.LOST] = self._reader.lost
         row[b.DONE] = int(self._ended)
         row[b.WATERMARK] = b.END if self._ended else judge.watermark_ms
@@ -178,7 +203,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
     def snapshot(self) -> dict[str, Any]:
         """Return the partition's place; a new epoch begins, with a new budget."""
         self._left = self._settings.epoch_bytes
-        offset = self._reader.next_offset
+        offset = self._place
         if offset != self._published and not self._replay:
             self._committing = self._published = offset
         return {**self._ingest.state(), "offset": offset}
@@ -275,8 +300,11 @@ class EventSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] | N
             offset = resume_state["offset"]
         elif self._settings.start_ms is not None:
             offset = self._source.start_offset(part.topic, part.partition, self._settings.start_ms)
-        reader = self._source.open(part.topic, part.partition, offset)
         ingest = self._make(part, resume_state)
+        first = offset if ingest.recall_offset is None else ingest.recall_offset
+        reader = self._source.open(part.topic, part.partition, first, counted=offset)
         # Where this run begins, for progress: rows that earlier runs had read.
         self._board.rows[index, (b.ROWS, b.FIRST)] = ingest.counts.rows
-        return self._part_class(part, index, self._settings, ingest, reader, self._board, self._stop_ms(part))
+        return self._part_class(
+            part, index, self._settings, ingest, reader, self._board, self._stop_ms(part), offset or 0
+        )

@@ -39,10 +39,11 @@ def _retention(definition: Definition, stream: Stream, config: dict[str, str]) -
         return None
     reach = max(reach_ms(view.plan) for view in views)
     lifetime = reach == REACH_INFINITE or any(f.window_ms is None for view in views for f in view.features)
-    if not lifetime and kept_ms >= reach + stream.max_ahead_ms:
+    needed_ms = reach + stream.max_ahead_ms + (stream.drop_repeats_ms or 0)
+    if not lifetime and kept_ms >= needed_ms:
         return None
     longest = "all of time" if lifetime else duration(reach)
-    wanted = "-1" if lifetime else str(reach + stream.max_ahead_ms)
+    wanted = "-1" if lifetime else str(needed_ms)
     return (
         f"topic {stream.topic} keeps {duration(kept_ms)}, less than the longest window over it reaches ({longest}): a "
         f"new state or a replay can't be exact from it alone; set {RETENTION}={wanted} on the topic, or keep an archive"

@@ -40,7 +40,7 @@ stamp_of() { cat "$@" | cksum | tr ' ' '-'; }
 stamped() { [ "$(cat "$1" 2>/dev/null)" = "$2" ]; }
 
 packages_stamp=$(stamp_of requirements.lock pyproject.toml)-$(pwd | cksum | tr ' ' '-')
-kernels_stamp=$(stamp_of lookback/windows/*.py lookback/stores/redis_pack.py connectors/json_*.py state/key_table.py)-$packages_stamp
+kernels_stamp=$(stamp_of lookback/windows/*.py lookback/stores/redis_pack.py connectors/json_*.py state/key_table.py dataflows/repeats.py)-$packages_stamp
 if stamped .venv/.packages "$packages_stamp" && stamped .venv/.kernels "$kernels_stamp" \
     && usable .venv/bin/python >/dev/null && [ -x .venv/bin/lookback ]; then
     say "nothing to do: .venv holds what requirements.lock names (CPython $(usable .venv/bin/python))"

@@ -49,7 +49,7 @@ _WHOLE = {
     "on_demand": "must be an expression, as a text",
     "services": "must be a list of features",
 }
-_DURATIONS = {"lateness", "max_ahead", "delay", "half_life", "resolution"}
+_DURATIONS = {"lateness", "max_ahead", "delay", "half_life", "resolution", "drop_repeats"}
 _UNIONS = {
     "key": "a field, a list of fields, or the key's parts mapped to fields",
     "default": "a number, a text, true, false or null",

@@ -66,6 +66,7 @@ def describe_json(definition: Definition) -> dict[str, Any]:
                 "event_id": stream.event_id,
                 "lateness_ms": stream.lateness_ms,
                 "max_ahead_ms": stream.max_ahead_ms,
+                "drop_repeats_ms": stream.drop_repeats_ms,
                 "fields": {name: str(one.type) for name, one in stream.fields.items()},
             }
             for stream in definition.streams.values()
@@ -134,7 +135,12 @@ def describe(definition: Definition) -> str:
             "",
             f"stream {stream.name}: topic {stream.topic} ({stream.format}), "
             f"{len(stream.fields)} fields, event time {stream.event_time.field} ({stream.event_time.unit}), "
-            f"lateness {duration_text(stream.lateness_ms)}, max ahead {duration_text(stream.max_ahead_ms)}",
+            f"lateness {duration_text(stream.lateness_ms)}, max ahead {duration_text(stream.max_ahead_ms)}"
+            + (
+                ""
+                if stream.drop_repeats_ms is None
+                else f", repeats of {stream.event_id} dropped within {duration_text(stream.drop_repeats_ms)}"
+            ),
         ]
     for view in definition.views.values():
         lines += ["", *_view_lines(view, facts["views"][view.name])]

@@ -1,8 +1,9 @@
 """The hash of what decides values: it names state and KV keys, so a changed view never meets old state.
 
-Owns: what counts as deciding a value. In: the stream's topic, format, event time, lateness and max_ahead,
-the fields that the view reads (source name and type), its key, resolution and materialized features, its
-name. Out: order in the file, comments, descriptions, owners, tags, other views, fields it does not read.
+Owns: what counts as deciding a value. In: the stream's topic, format, event time, lateness, max_ahead and
+drop_repeats (with the field of the id), the fields that the view reads (source name and type), its key, resolution and
+materialized features, its name. Out: order in the file, comments, descriptions, owners, tags, other views, fields it
+does not read.
 """
 
 from __future__ import annotations
@@ -50,11 +51,19 @@ def view_fingerprint(
             "event_time": [stream.event_time_source, stream.event_time.unit],
             "lateness_ms": stream.lateness_ms,
             "max_ahead_ms": stream.max_ahead_ms,
+            **_repeats(stream),
             "fields": [[f, stream.fields[f].from_name, str(stream.fields[f].type)] for f in read],
             "resolution_ms": resolution_ms,
             "features": features,
         }
     )
+
+
+def _repeats(stream: Stream) -> dict[str, Any]:
+    if stream.drop_repeats_ms is None or stream.event_id is None or stream.event_id not in stream.fields:
+        return {}  # as before there was the option: what does not use it keeps its fingerprint
+    by = stream.fields[stream.event_id]
+    return {"drop_repeats": [by.from_name, str(by.type), stream.drop_repeats_ms]}
 
 
 def definition_fingerprint(views: Mapping[str, str], on_demand: Mapping[str, Node]) -> str:

@@ -91,6 +91,9 @@ class StreamModel(Noted):
     format: Literal["json", "avro", "arrow"] = Field("json", description="How messages are encoded.")
     event_time: EventTimeModel
     event_id: FieldName | None = Field(None, description="The field that names an event.")
+    drop_repeats: str | None = _duration(
+        "Refuse an event whose id its partition had within this event time; needs event_id.", default=None
+    )
     lateness: str = _duration("How far behind its partition's watermark an event may be.", default="10m")
     max_ahead: str = _duration("How far ahead of its broker time an event may be.", default="1h")
     fields: dict[FieldName, FieldModel] = Field(min_length=1, description="What is read of an event.")

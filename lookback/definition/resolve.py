@@ -110,10 +110,30 @@ def _stream(parts: Parts, name: str, model: StreamModel) -> Stream | None:
         parts.report(
             (*at, "event_id"), f"`{event_id}` is a column of training output; rename it with `from:`"
         )
+    repeats = _drop_repeats(parts, at, model, lateness)
     if lateness is None or ahead is None:
         return None
     time = EventTime(model.event_time.field, model.event_time.unit)
-    return Stream(name, model.topic, model.format, time, event_id, lateness, ahead, fields, notes(model))
+    return Stream(
+        name, model.topic, model.format, time, event_id, lateness, ahead, fields, notes(model), repeats
+    )
+
+
+def _drop_repeats(parts: Parts, at: Path, model: StreamModel, lateness: int | None) -> int | None:
+    """Return for how long a stream's ids are remembered, None where they aren't; problems are reported."""
+    if model.drop_repeats is None:
+        return None
+    path = (*at, "drop_repeats")
+    found = duration(parts, path, model.drop_repeats)
+    if model.event_id is None:
+        parts.report(path, "repeats are told by their id: name the field that holds it with `event_id`")
+    elif found is not None and lateness is not None and found < lateness:
+        parts.report(
+            path,
+            f"`{model.drop_repeats}` is less than the lateness: repeats older than that would count again; "
+            f"write {model.lateness} or more",
+        )
+    return found
 
 
 def resolve_entities(parts: Parts) -> dict[str, Entity]:

@@ -154,6 +154,7 @@ class Stream:
     max_ahead_ms: int
     fields: Mapping[str, Field]
     notes: Notes = field(default_factory=Notes, compare=False)
+    drop_repeats_ms: int | None = None  # at least lateness_ms; None: repeats are events like any other
 
     @property
     def event_time_source(self) -> str:

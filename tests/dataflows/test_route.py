@@ -32,9 +32,9 @@ def test_late_is_what_a_loop_says_however_batches_are_cut(
     found: list[bool] = []
     bounds = [0, *sorted(min(c, len(times)) for c in cuts), len(times)]
     for a, b in itertools.pairwise(bounds):
-        late, ahead = judge.judge(np.array(times[a:b], np.int64), None)
-        assert ahead is None
-        found.extend([False] * (b - a) if late is None else late.tolist())
+        judged = judge.judge(np.array(times[a:b], np.int64), None)
+        assert judged.ahead is None
+        found.extend([False] * (b - a) if judged.late is None else judged.late.tolist())
     assert found == expected
     assert judge.watermark_ms == watermark
 
@@ -44,28 +44,28 @@ def test_an_event_far_ahead_moves_no_watermark() -> None:
     now, far = 1_700_000_000_000, 4_070_908_800_000
     times, broker = np.array([now, far, now + 1]), np.array([now, now, now + 1])
     judge = Judge(600_000, 3_600_000)
-    late, ahead = judge.judge(times, broker)
-    assert late is None
-    assert ahead is not None
-    assert ahead.tolist() == [False, True, False]
+    judged = judge.judge(times, broker)
+    assert judged.late is None
+    assert judged.ahead is not None
+    assert judged.ahead.tolist() == [False, True, False]
     assert judge.watermark_ms == now + 1
     blind = Judge(600_000, 3_600_000)
-    late, ahead = blind.judge(times, None)
-    assert ahead is None
-    assert late is not None
-    assert late.tolist() == [False, False, True]
+    judged = blind.judge(times, None)
+    assert judged.ahead is None
+    assert judged.late is not None
+    assert judged.late.tolist() == [False, False, True]
 
 
 def test_exactly_max_ahead_and_exactly_lateness_are_accepted() -> None:
     judge = Judge(10, 5)
-    late, ahead = judge.judge(np.array([105, 95]), np.array([100, 100]))
-    assert late is None
-    assert ahead is None
-    late, ahead = judge.judge(np.array([94, 106]), np.array([100, 100]))
-    assert late is not None
-    assert late.tolist() == [True, False]
-    assert ahead is not None
-    assert ahead.tolist() == [False, True]
+    judged = judge.judge(np.array([105, 95]), np.array([100, 100]))
+    assert judged.late is None
+    assert judged.ahead is None
+    judged = judge.judge(np.array([94, 106]), np.array([100, 100]))
+    assert judged.late is not None
+    assert judged.late.tolist() == [True, False]
+    assert judged.ahead is not None
+    assert judged.ahead.tolist() == [False, True]
 
 
 def test_a_shard_is_xxh3_of_the_key_text_for_ever() -> None:

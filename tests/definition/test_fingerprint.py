@@ -51,6 +51,7 @@ def test_what_changes_no_value_changes_no_fingerprint(old: str, new: str) -> Non
         ("field: ts", "field: at"),
         ("event_id: tx_id", "lateness: 11m"),
         ("event_id: tx_id", "max_ahead: 2h"),
+        ("event_id: tx_id", "event_id: tx_id\n    drop_repeats: 1h"),
         ("event_id: tx_id", "format: arrow"),
         ("decimal(12,2)", "decimal(12,3)"),
         ("decimal(12,2)", "decimal(12,2)?"),

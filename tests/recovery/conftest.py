@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +42,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     job = Job(folder, definition, archive, jitter_rows=None, epoch="1s")
     job.finish()
     seen = picture(definition, job.uri, archive)
-    return Undisturbed(folder, definition, archive, seen, dead_letters(job))
+    letters = dead_letters(job)
+    lines = [line for text in letters.values() for line in text.splitlines()]
+    refused = Counter(json.loads(line)["reason"] for line in lines)
+    refused["bad"] = refused.pop("parse") + refused.pop("schema", 0)
+    assert refused == archive.refused and refused["repeat"] > 50
+    return Undisturbed(folder, definition, archive, seen, letters)
 
 
 @pytest.fixture(params=["lmdb", "redis"])

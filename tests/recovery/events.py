@@ -22,7 +22,9 @@ EVENTS_AT_MOST = 4096  # of one entity in one partition
 START_MS = 1_700_000_000_000
 LATENESS_MS = 60_000
 MAX_AHEAD_MS = 3_600_000
+REPEATS_MS = 120_000
 MINUTE = 60_000
+REASONS = ("bad", "late", "ahead", "repeat")
 TOPIC = "payments"
 LONG_MS = 30 * 86_400_000  # longer than any archive made here
 
@@ -33,6 +35,7 @@ streams:
     format: json
     event_time: {field: ts, unit: ms}
     event_id: id
+    drop_repeats: 2m
     lateness: 60s
     max_ahead: 1h
     fields: {id: int64, card: string?, shop: string, tally: int64, code: int64, price: float64}
@@ -80,7 +83,7 @@ class Archive:
     partitions: int
     uri: str = ""  # as a source
     events: int = 0
-    refused: dict[str, int] = field(default_factory=lambda: {"bad": 0, "late": 0, "ahead": 0})
+    refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     # view -> entity key -> a partition's accepted events, partition by partition
     accepted: dict[str, dict[str, list[Accepted]]] = field(default_factory=dict)
 
@@ -106,7 +109,7 @@ def make_archive(
     shops: int = 12,
     gaps: bool = True,
 ) -> Archive:
-    """Write `events` events a partition: ties, late, ahead, broken, without a card, a too hot shop.
+    """Write `events` events a partition: ties, late, ahead, broken, sent again, without a card, a too hot shop.
 
     gaps: offsets that no event has, as compaction leaves them.
     """
@@ -118,6 +121,8 @@ def make_archive(
         rng = np.random.default_rng([seed, partition])
         offsets, times, values = [], [], []
         watermark, offset, now = -(2**62), -1, START_MS
+        sent: list[dict[str, Any]] = []
+        newest: dict[int, int] = {}  # of the events that had an id, the newest time
         for number in range(events):
             offset += 1 + int(rng.random() < 0.02 and gaps)
             burst = 0.45 < number / events < 0.72
@@ -137,6 +142,12 @@ def make_archive(
                 "ts": event_ms, "id": partition * 1_000_000 + number, "card": card, "shop": shop,
                 "tally": EVENTS_AT_MOST**partition, "code": code, "price": round(float(rng.gamma(2, 20)), 2),
             }  # fmt: skip
+            if 0.16 <= kind < 0.22 and sent:  # as it was, or with another time
+                event = dict(sent[-int(rng.integers(1, min(len(sent), 200) + 1))])
+                event_ms = event["ts"] = event["ts"] if kind < 0.20 else event_ms
+                shop, card, code = event["shop"], event["card"], event["code"]
+            else:
+                sent.append(event)
             broken = 0.14 <= kind < 0.16
             value = json.dumps(event).encode()
             offsets.append(offset)
@@ -152,6 +163,11 @@ def make_archive(
             watermark = max(watermark, event_ms)
             if event_ms < watermark - LATENESS_MS:
                 archive.refused["late"] += 1
+                continue
+            again = newest.get(event["id"], -(2**62)) >= watermark - REPEATS_MS
+            newest[event["id"]] = max(event_ms, newest.get(event["id"], event_ms))
+            if again:
+                archive.refused["repeat"] += 1
                 continue
             for view, key in (("cards", card), ("shops", shop)):
                 if key is not None:

@@ -199,7 +199,7 @@ def picture(definition: Path, store: str, archive: Archive) -> dict[tuple[str, s
                     newest,
                     record.as_of_ms,
                     record.stale,
-                    record.status.tobytes(),
+                    record.status[list(view.plan.out_starts[:-1])].tobytes(),  # of a list, the whole's
                     [(read.values, read.status) for read in reads],
                 )
     return found
