@@ -21,6 +21,8 @@ NAMES = (
     "live_redis",
     "growth",
     "memory",
+    "backpressure",
+    "skew",
     "kernel_speed",
     "get_speed",
 )

@@ -76,7 +76,7 @@ def _times(rng: np.random.Generator, rows: int, span_ms: int) -> I64:
     return START_MS + edges[:-1] + rng.integers(0, np.diff(edges))
 
 
-def _slices(payments: Payments) -> Any:
+def slices(payments: Payments) -> Any:
     """Yield the events as record batches of SLICE_ROWS, so that 20 million of them need no more memory."""
     rng = np.random.default_rng(payments.seed)
     times = _times(rng, payments.rows, payments.span_ms)
@@ -112,7 +112,7 @@ def _slices(payments: Payments) -> Any:
 
 def _write_parquet(folder: Path, payments: Payments) -> None:
     writer = None
-    for batch in _slices(payments):
+    for batch in slices(payments):
         if writer is None:
             writer = pq.ParquetWriter(folder / "events.parquet", batch.schema, compression="snappy")
         writer.write_batch(batch, row_group_size=1 << 17)
@@ -122,7 +122,7 @@ def _write_parquet(folder: Path, payments: Payments) -> None:
 
 def _write_lines(folder: Path, payments: Payments) -> None:
     with (folder / "events.jsonl").open("wb") as out:
-        for batch in _slices(payments):
+        for batch in slices(payments):
             out.write(_json(batch))
 
 

@@ -95,6 +95,12 @@ class Live:
     source: str
     options: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
+    server: str = ""  # URI of a store that is no folder
+
+    @property
+    def uri(self) -> str:
+        """Return the store's URI."""
+        return self.server or f"lmdb:{self.store}"
 
     @property
     def state(self) -> Path:
@@ -107,7 +113,7 @@ class Live:
     def start(self, *options: str) -> None:
         """Start it."""
         arguments = [
-            "run", str(self.definition), "--source", self.source, "--store", f"lmdb:{self.store}",
+            "run", str(self.definition), "--source", self.source, "--store", self.uri,
             "--state", str(self.state), "--epoch", "100ms", *self.options, *options,
         ]  # fmt: skip
         self.process = launch(arguments, os.environ, self.folder / "said")

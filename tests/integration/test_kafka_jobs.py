@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +15,8 @@ from confluent_kafka import Producer, TopicPartition
 
 from lookback.client import Client
 from lookback.training import load_training
-from tests.integration.events import MINUTE, T0, Live, copy, payment, write_definition
-from tests.recovery.job import command
+from tests.integration.events import MINUTE, PATIENCE_SECONDS, T0, Live, copy, payment, write_definition
+from tests.recovery.job import command, launch
 from tests.services.kafka import PASSWORD, USER, Broker, Sent, put
 
 _numbers = itertools.count()
@@ -56,21 +57,20 @@ def at(live: Live, places: dict[int, int]) -> Callable[[], bool]:
     return lambda: live.offsets() == {f"{name}/{p}": offset for p, offset in places.items()}
 
 
+def replay_words(definition: Path, source: str, out: Path, *options: str) -> list[str]:
+    """Return the command of a replay from the middle of the events on."""
+    start = ["replay", str(definition), "--source", source, "--from", str(T0 + 2 * HOUR)]
+    return [*start, "--out", str(out), "--quiet", *options]
+
+
 def replayed(definition: Path, source: str, out: Path, *options: str) -> dict[str, bytes]:
     """Return the files that a replay wrote."""
-    words = [
-        "replay",
-        str(definition),
-        "--source",
-        source,
-        "--from",
-        str(T0 + 2 * HOUR),
-        "--out",
-        str(out),
-        "--quiet",
-    ]
-    ended = command(*words, *options, said=out.with_suffix(".said"))
+    ended = command(*replay_words(definition, source, out, *options), said=out.with_suffix(".said"))
     assert ended.code == 0, ended
+    return written(out)
+
+
+def written(out: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()
     }
@@ -119,6 +119,54 @@ def test_a_replay_of_the_topic_is_that_of_its_archive(kafka: Broker, topic: str,
     assert same(two, alone)
     rows = load_training(tmp_path / "from-topic").arrow()
     assert 8000 < len(rows) < 14_000
+
+
+def test_two_replays_beside_the_live_job(kafka: Broker, topic: str, live: Live, tmp_path: Path) -> None:
+    """They end where the topic ended when each began, and write the bytes of the archive as it was then; events that
+    come meanwhile are counted by the job, whose values are those of one that ran alone.
+    """
+    source = f"kafka://{kafka.address}"
+    for partition in range(2):
+        send(kafka, topic, range(partition, 12_000, 2), partition=partition)
+    archive = copy(kafka, topic, tmp_path / "archive")
+    cases: dict[str, tuple[str, ...]] = {"one": ("--workers", "2"), "two": ("--as-of", "before")}
+    theirs = {
+        name: replayed(live.definition, archive, tmp_path / f"{name}-archive", *options)
+        for name, options in cases.items()
+    }
+    live.start()
+    live.until(at(live, {0: 6000, 1: 6000}), "the first events")
+    slow = {**os.environ, "LOOKBACK_TEST_JITTER": "1:100"}
+    replays = {
+        name: launch(
+            replay_words(live.definition, source, tmp_path / name, *options), slow, tmp_path / f"{name}.said"
+        )
+        for name, options in cases.items()
+    }
+    boards = [tmp_path / name / ".work" / "board" for name in cases]
+    live.until(lambda: all(board.exists() for board in boards), "both replays' begin")
+    for partition in range(2):
+        send(kafka, topic, range(12_000 + partition, 14_000, 2), partition=partition)
+    live.until(at(live, {0: 7000, 1: 7000}), "the events that came meanwhile")
+    assert any(replay.poll() is None for replay in replays.values()), "they did not run side by side"
+    for name, replay in replays.items():
+        assert replay.wait(PATIENCE_SECONDS) == 0, (tmp_path / f"{name}.said").read_text()
+        ours = written(tmp_path / name)
+        assert len(ours) > 1 and ours == theirs[name]
+    live.stop()
+    (tmp_path / "alone").mkdir()
+    alone = Live(tmp_path / "alone", live.definition, source)
+    assert alone.finish() == 0, alone.said()
+    assert readings(live) == readings(alone)
+
+
+def readings(live: Live) -> list[tuple[dict[str, object], dict[str, str]]]:
+    """Return every card's values and their status as of some instants."""
+    instants = [T0 + n * 1000 for n in (11_000, 12_001, 13_999, 15_000)]
+    with Client(live.definition, live.uri) as client:
+        names = client.definition.all_features()
+        found = [client.get({"card": f"c{n}"}, features=names, at=t) for n in range(7) for t in instants]
+    return [(reading.values, reading.status) for reading in found]
 
 
 def test_a_replay_from_before_the_topics_beginning_is_refused(
