@@ -367,6 +367,44 @@ def status(
         answers().print(status_table(found))
 
 
+@_example("lookback lateness features/fraud.yaml --state state")
+def lateness(
+    features: Features,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder of a live job's state.", show_default=False)
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Or events to read once: archive:PATH or kafka://HOST:PORT[,…].", show_default=False
+        ),
+    ] = None,
+    settings: SourceSettings = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say how far behind events come, and which lateness would keep 99, 99.9 and 100 % of them.
+
+    Of a live job, whether or not it runs, or of a source.
+    """
+    from dataflows import lateness_report
+    from dataflows.show import answers
+
+    if (state is None) == (source is None):
+        raise UsageError("name a job's state with --state, or events to read with --source, one of the two")
+    definition = load(features)
+    if state is not None:
+        if settings is not None:
+            raise UsageError(f"--settings {settings}: a state needs no client; leave it out")
+        found = lateness_report.of_state(definition, state)
+    else:
+        found = lateness_report.of_source(definition, source or "", settings, quiet=quiet)
+    if as_json:
+        print(json.dumps(lateness_report.as_json(found)))
+    else:
+        answers().print(lateness_report.tables(found))
+
+
 @_example("lookback dead-letters list --dead-letters state/dead-letters --reason late --limit 5")
 def dead_letters(
     where: Annotated[

@@ -79,10 +79,10 @@ def _source(settings: Settings, definition: Definition, views: list[View], rows:
     def make(part: Part, state: dict[str, Any] | None) -> Ingest:
         stream = definition.streams[part.stream]
         own = [Use(i, view, view.encode) for i, view in enumerate(views) if view.stream.name == part.stream]
-        uses = own if rows is None else rows.uses(part.stream)
-        return Ingest(
-            stream, part.topic, uses, settings.shards, None if rows is None else rows.base_of, state
-        )
+        if rows is None:
+            own_views = [use.view for use in own]
+            return Ingest(stream, part.topic, own, settings.shards, None, state, own_views)
+        return Ingest(stream, part.topic, rows.uses(part.stream), settings.shards, rows.base_of, state)
 
     def stop_ms(part: Part) -> int | None:
         if settings.out is None or settings.to_ms is None:

@@ -16,8 +16,9 @@ import pyarrow as pa
 from connectors.batches import DeadLetter, RawBatch, Reason
 from connectors.decode import Decoder, broker_time, raw_bytes
 from dataflows.board import NEVER, Counts
+from dataflows.lateness import Lateness
 from dataflows.repeats import Repeats
-from dataflows.route import Bools, Chunk, Judge, Judged, positions, split
+from dataflows.route import Bools, Chunk, Judge, Judged, either, positions, split
 from lookback.definition import Stream, View
 from lookback.events import I64, EventBatch, ViewRows
 
@@ -48,8 +49,12 @@ class Ingest:
         shards: int,
         base_of: BaseOf | None,
         state: dict[str, Any] | None,
+        lateness_of: Sequence[View] | None = None,
     ) -> None:
-        """Begin, or go on from the `state` of an earlier run."""
+        """Begin, or go on from the `state` of an earlier run.
+
+        lateness_of: the views for which is counted how far behind events come; None: not even for the stream.
+        """
         self.stream = stream
         self.topic = topic
         self._uses = uses
@@ -64,13 +69,15 @@ class Ingest:
             self._rung = self._repeats.recall_from(self.judge.watermark_ms)
             if self._rung is not None:
                 self._judge_then = Judge(stream.lateness_ms, stream.max_ahead_ms, self._rung[1])
+        self.lateness = None if lateness_of is None else Lateness(lateness_of, state.get("lateness"))
         self.counts = Counts(**state.get("counts", {}))
         self.newest_ms = self.judge.watermark_ms
 
     def state(self) -> dict[str, Any]:
         """Return what a later run goes on from, apart from the reader's place."""
-        repeats = {} if self._repeats is None else {"repeats": self._repeats.state()}
-        return {"watermark": self.judge.watermark_ms, "counts": asdict(self.counts), **repeats}
+        kept = {"repeats": self._repeats, "lateness": self.lateness}
+        more = {name: one.state() for name, one in kept.items() if one is not None}
+        return {"watermark": self.judge.watermark_ms, "counts": asdict(self.counts), **more}
 
     @property
     def recall_offset(self) -> int | None:
@@ -137,8 +144,11 @@ class Ingest:
             return events, dead
         judged = self.judge.judge(events.event_time_ms, events.broker_time_ms)
         before = None if self._repeats is None else self._repeats.find(*self._seen(events, judged))
-        refused = judged.refused
-        if refused is None and before is None:
+        repeat = None if before is None else before >= 0
+        if self.lateness is not None:
+            self.lateness.add(events, judged, either(judged.ahead, repeat))
+        refused = either(judged.refused, repeat)
+        if refused is None:
             return events, dead
         letters = list(dead)
         if judged.late is not None:
@@ -158,9 +168,7 @@ class Ingest:
                 Reason.REPEAT,
                 lambda i: f"its id came at offset {before[i]}",
             )
-            refused = before >= 0 if refused is None else refused | (before >= 0)
         letters.sort(key=lambda letter: letter.offset)
-        assert refused is not None
         return _keep(events, ~refused), letters
 
     def _late(self, events: EventBatch, judged: Judged, i: int) -> str:

@@ -53,6 +53,13 @@ class Item:
     chunks: list[Chunk] = field(default_factory=list)
 
 
+def either(one: Bools | None, other: Bools | None) -> Bools | None:
+    """Return the mask of what is in one of two, None being empty."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one | other
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """What became of a batch's events. late, ahead: masks, None where there are none.
@@ -67,9 +74,7 @@ class Judged:
     @property
     def refused(self) -> Bools | None:
         """Mask of both."""
-        if self.late is None or self.ahead is None:
-            return self.ahead if self.late is None else self.late
-        return self.late | self.ahead
+        return either(self.late, self.ahead)
 
 
 @dataclass
