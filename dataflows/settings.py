@@ -52,7 +52,8 @@ class Settings:
     batch_rows: int = (
         131_072  # a live batch writes each entity it touches once: large ones halve the store's cost
     )
-    epoch_bytes: int = 64 << 20
+    epoch_bytes: int = 64 << 20  # read of a partition in an epoch
+    worker_epoch_bytes: int = 256 << 20  # and of all of a worker's partitions together
     dead_letters: str | None = None
     job: str = ""  # the state's id: tells a restart before the first epoch from another job
     start_ms: int | None = None  # read from this broker time on

@@ -53,6 +53,28 @@ def drain_on_signals() -> None:
     signal.signal(signal.SIGINT, drain)
 
 
+class EpochBudget:
+    """Bytes that all of a worker's partitions together may read in an epoch.
+
+    They begin an epoch one after the other, so the epochs are counted apart, by their numbers since the start.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        parts = max(1, -(-len(settings.parts) // settings.workers))
+        self._bytes = settings.worker_epoch_bytes
+        self.turn_bytes = max(1 << 20, self._bytes // parts)  # at once, so that every partition has its turn
+        self._read: dict[int, int] = {}
+
+    def left(self, epoch: int) -> int:
+        """Return how many bytes may still be read."""
+        return self._bytes - self._read.get(epoch, 0)
+
+    def spend(self, epoch: int, size: int) -> None:
+        """Count what was read."""
+        self._read[epoch] = self._read.get(epoch, 0) + size
+        self._read.pop(epoch - 2, None)  # no partition is two epochs behind another
+
+
 class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | None]):
     """One partition at work."""
 
@@ -65,9 +87,12 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         reader: Reader,
         board: Board,
         stop_ms: int | None,
+        budget: EpochBudget,
         counted: int = 0,
     ) -> None:
         self._part = part
+        self._budget = budget
+        self._epoch = 0  # since the start
         self._counted = counted  # rows before it are read for the ids that they had, if at all
         self._recalling = ingest.recall_offset is not None
         self._row = board.rows[row]
@@ -95,7 +120,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
             # Bytewax asks for nothing of an epoch before the last one is durable on all workers.
             self._reader.publish(self._committing)
             self._committing = None
-        if self._started and (self._left <= 0 or self._pressed() or (self._replay and self._far_ahead())):
+        if self._started and (self._spent() or self._pressed() or (self._replay and self._far_ahead())):
             self._wait(IDLE_SECONDS[0])
             return []
         out: list[tuple[str, Payload]] = []
@@ -104,7 +129,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         most = self._settings.batch_rows
         rows = read = self._take(most, chunks, dead)
         # A live job writes each entity once a batch, so large pieces of a file are joined to one.
-        while not self._replay and read * MANY > most and rows < most and self._left > 0:
+        while not self._replay and read * MANY > most and rows < most and not self._spent():
             read = self._take(most - rows, chunks, dead)
             rows += read
         if not rows and not self._ended:
@@ -124,7 +149,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
 
     def _take(self, most: int, chunks: list[list[Chunk]], dead: list[DeadLetter]) -> int:
         """Read at most about `most` rows, add what they give; return how many they were."""
-        raw = None if self._past_stop() else self._reader.read(most, max(self._left, 1))
+        raw = None if self._past_stop() else self._reader.read(most, self._turn_bytes())
         read = 0 if raw is None else len(raw)
         if self._recalling:
             raw = self._recall(raw)
@@ -132,6 +157,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
             self._ended = True
             return 0
         self._left -= raw.nbytes
+        self._budget.spend(self._epoch, raw.nbytes)
         if len(raw):
             found, bad = self._ingest.take(raw)
             dead += bad
@@ -171,6 +197,12 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
     def _past_stop(self) -> bool:
         return self._stop_ms is not None and self._ingest.judge.watermark_ms > self._stop_ms
 
+    def _spent(self) -> bool:
+        return self._left <= 0 or self._budget.left(self._epoch) <= 0
+
+    def _turn_bytes(self) -> int:
+        return max(1, min(self._left, self._budget.turn_bytes))
+
     def _pressed(self) -> bool:
         return bool(self._board.pressure[: self._settings.workers].any())
 
@@ -203,6 +235,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
     def snapshot(self) -> dict[str, Any]:
         """Return the partition's place; a new epoch begins, with a new budget."""
         self._left = self._settings.epoch_bytes
+        self._epoch += 1
         offset = self._place
         if offset != self._published and not self._replay:
             self._committing = self._published = offset
@@ -279,6 +312,7 @@ class EventSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] | N
         self._stop_ms = stop_ms
         self._labels = labels
         self._part_class = part_class
+        self._budget = EpochBudget(settings)
         self._board = Board(settings.folder / "board", len(settings.parts))
         self._index = {part.id: i for i, part in enumerate(settings.parts)}
 
@@ -305,6 +339,5 @@ class EventSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] | N
         reader = self._source.open(part.topic, part.partition, first, counted=offset)
         # Where this run begins, for progress: rows that earlier runs had read.
         self._board.rows[index, (b.ROWS, b.FIRST)] = ingest.counts.rows
-        return self._part_class(
-            part, index, self._settings, ingest, reader, self._board, self._stop_ms(part), offset or 0
-        )
+        own = (ingest, reader, self._board, self._stop_ms(part), self._budget, offset or 0)
+        return self._part_class(part, index, self._settings, *own)

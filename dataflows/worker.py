@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 from datetime import timedelta
@@ -22,9 +24,17 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
+def _open_many_files() -> None:
+    """Raise the soft limit of open files to the hard one: shards and partitions take some 8 each, over 1,000 in all."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # a system that allows less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main(arguments: list[str]) -> int:
     """Run worker `INDEX` of the job in `SETTINGS` to its end."""
     _die_with_parent()
+    _open_many_files()
     drain_on_signals()
     do_without_pandas()
     settings = Settings.from_json(Path(arguments[0]).read_text())

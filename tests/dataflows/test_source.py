@@ -74,6 +74,42 @@ def test_an_epoch_has_a_byte_budget(tmp_path: Path) -> None:
     assert all(10 <= count <= 40 for count in counts)
 
 
+def test_a_workers_partitions_share_a_budget(tmp_path: Path) -> None:
+    """However many they are; one that is alone in having events gets all of it."""
+    names = [Part("tx", "tx", n) for n in range(8)]
+    events: list[Any] = [{"ts": 1000 * i, "card": "c1", "amount": i} for i in range(1000)]
+    write_lines(tmp_path / "archive" / "tx", [events] * len(names))
+    settings = Settings(
+        definition="", fingerprint="", source="", parts=tuple(names), work=str(tmp_path / "work"), shards=2,
+        shard_keys=KEYS, batch_rows=10, worker_epoch_bytes=10_000,
+    )  # fmt: skip
+    Board.reset(tmp_path / "work" / "board", len(names))
+    view = DEFINITION.views["v"]
+
+    def make(part: Part, state: dict[str, Any] | None) -> Ingest:
+        return Ingest(DEFINITION.streams["tx"], "tx", [Use(0, view, view.encode)], 2, None, state)
+
+    source = EventSource(
+        settings, Archive(tmp_path / "archive", DEFINITION.streams.values()), make, lambda _: None
+    )
+    parts = [source.build_part("source", part.id, None) for part in names]
+
+    def read_in_turns(some: list[Any]) -> list[int]:
+        counts = [0] * len(some)
+        while found := [rows(list(part.next_batch())) for part in some]:
+            counts = [count + more for count, more in zip(counts, found, strict=True)]
+            if not any(found):
+                return counts
+        raise AssertionError
+
+    counts = read_in_turns(parts)
+    assert all(counts) and sum(counts) < 10_000 / 60 + 8 * 10, counts
+    assert read_in_turns(parts) == [0] * 8
+    for part in parts:
+        part.snapshot()
+    assert read_in_turns(parts[:1])[0] > 100
+
+
 def test_dirty_logs_over_the_limit_make_it_wait(tmp_path: Path) -> None:
     part, board, _ = open_part(tmp_path)
     assert rows(list(part.next_batch())) == 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -219,6 +220,26 @@ def test_a_partition_added_while_it_runs(kafka: Broker, topic: str, live: Live) 
     send(kafka, topic, range(140, 210), partition=2)
     assert live.finish() == 0, live.said()
     assert live.offsets() == {f"{topic}/0": 70, f"{topic}/1": 0, f"{topic}/2": 140}
+
+
+def test_many_partitions_in_one_worker(kafka: Broker, tmp_path: Path) -> None:
+    """They need more files and connections than a shell's usual limit of open files lets a process have."""
+    kafka.create("many", 60)
+    for partition in range(60):
+        send(kafka, "many", range(partition, 600, 60), partition=partition)
+    live = Live(tmp_path, write_definition(tmp_path, "many"), f"kafka://{kafka.address}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        live.start("--until-end")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        assert live.wait() == 0, live.said()
+    finally:
+        live.end()
+    assert live.offsets() == {f"many/{p}": 10 for p in range(60)}
+    kafka.delete("many")
 
 
 def test_a_topic_made_again_is_refused(kafka: Broker, topic: str, live: Live) -> None:
