@@ -21,6 +21,7 @@ NAMES = (
     "live_redis",
     "growth",
     "memory",
+    "refresh",
     "backpressure",
     "skew",
     "kernel_speed",

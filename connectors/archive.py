@@ -118,6 +118,7 @@ class PartitionReader:
         self.topic, self.partition = pieces.topic, partition
         self.next_offset = -1 if next_offset is None else next_offset
         self.lost = 0
+        self.at_end = False
         self._parts = self._from(pieces, self.next_offset)
         self._part: tuple[Path, Part] | None = None
         self._at = 0

@@ -89,6 +89,7 @@ class KafkaReader:
         self.topic, self.partition = topic, partition
         self.next_offset = next_offset
         self._counted = next_offset if counted is None else counted
+        self.at_end = False  # whether the partition was last seen to have nothing more
         self.lost = 0  # events that were gone before they could be read, where that is accepted
         self._consumer = consumer
         self._end = end_offset
@@ -123,6 +124,7 @@ class KafkaReader:
                 self._gone()
             return None
         messages: list[Message] = self._consumer.consume(count, seconds)
+        self.at_end &= not messages
         if any(map(Message.error, messages)):
             messages = self._without_errors(messages)
         if self._end is not None and messages and messages[-1].offset() >= self._end:
@@ -138,12 +140,14 @@ class KafkaReader:
         for message in messages:
             error = message.error()
             if error is None:
+                self.at_end = False
                 good.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 # Nothing before it is still to come: it lies behind markers and aborted messages too.
                 position = message.offset() or 0
                 if message.offset() is not None and position < self._counted:
                     self._shrunk(position)
+                self.at_end = True
                 self.next_offset = max(
                     self.next_offset, position if self._end is None else min(position, self._end)
                 )

@@ -23,6 +23,7 @@ class Reader(Protocol):
     """One partition's events, in offset order."""
 
     next_offset: int
+    at_end: bool  # whether it was last seen to have no more events now; a file never is before its end
     lost: int  # events that were gone before they could be read, where that is accepted
 
     def read(self, max_rows: int, max_bytes: int) -> RawBatch | None:

@@ -24,6 +24,13 @@ def start_ms(text: str | None) -> int | None:
     return time.time_ns() // 1_000_000 if text == "latest" else instant_ms("--start", text or "")
 
 
+def clock(text: str | None) -> str | None:
+    """Return the clock that values are refreshed by; None: the source's own."""
+    if text not in (None, "wall", "event"):
+        raise UsageError(f"--clock {text}: write wall or event")
+    return text
+
+
 def within(option: str, value: int, least: int, most: int) -> None:
     """Refuse a whole number outside of [least, most]."""
     if not least <= value <= most:

@@ -4,10 +4,11 @@ The board decides no value. It bounds memory (a source too far ahead of the slow
 makes sources wait) and feeds progress; a torn read costs a little waiting, nothing else.
 
     board := header row[parts]      int64 each
-    header := pressure{WORKERS} waiting{WORKERS} store_waits{WORKERS} away
+    header := pressure{WORKERS} waiting{WORKERS} store_waits{WORKERS} away due{SHARDS} late{SHARDS}
     pressure[i] is worker i's bytes in dirty logs over its limit; waiting[i] is 1 while it waits for disk room,
     store_waits[i] while it waits for the online store; away is the wall clock, in ms, since when the source's servers
-    do not answer, 0 while they do
+    do not answer, 0 while they do; due[s] is the clock at which shard s wants to be woken (END: not at all), late[s]
+    by how many ms of the clock it is behind with its refreshes
     row := COLUMNS                  see the names below
 """
 
@@ -20,10 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 WORKERS = 64
-HEADER = 3 * WORKERS + 1
+SHARDS = 64
+HEADER = 3 * WORKERS + 1 + 2 * SHARDS
 (WATERMARK, OFFSET, ROWS, BYTES, LATE, AHEAD, BAD, NO_KEY, DONE, TOTAL, EVENT_TIME, FIRST, LOST, REPEAT) = (
     range(14)
 )
+CAUGHT_UP = 14
 COLUMNS = 16
 NEVER = -(2**62)
 END = np.iinfo(np.int64).max
@@ -51,14 +54,17 @@ class Board:
         self.pressure: npt.NDArray[np.int64] = words[:WORKERS]
         self.waiting: npt.NDArray[np.int64] = words[WORKERS : 2 * WORKERS]
         self.store_waits: npt.NDArray[np.int64] = words[2 * WORKERS : 3 * WORKERS]
-        self.away: npt.NDArray[np.int64] = words[3 * WORKERS : HEADER]
+        self.away: npt.NDArray[np.int64] = words[3 * WORKERS : 3 * WORKERS + 1]
+        self.due: npt.NDArray[np.int64] = words[HEADER - 2 * SHARDS : HEADER - SHARDS]
+        self.late: npt.NDArray[np.int64] = words[HEADER - SHARDS : HEADER]
         self.rows: npt.NDArray[np.int64] = words[HEADER:].reshape(parts, COLUMNS)
 
     @staticmethod
     def reset(path: Path, parts: int) -> Board:
         """Make an empty board at `path` and map it."""
         words = np.zeros(HEADER + parts * COLUMNS, np.int64)
-        words[HEADER:].reshape(parts, COLUMNS)[:, (WATERMARK, EVENT_TIME)] = NEVER
+        words[HEADER:].reshape(parts, COLUMNS)[:, (WATERMARK, EVENT_TIME, CAUGHT_UP)] = NEVER
+        words[HEADER - 2 * SHARDS : HEADER - SHARDS] = END
         path.parent.mkdir(parents=True, exist_ok=True)
         words.tofile(path)
         return Board(path, parts)

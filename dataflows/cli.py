@@ -146,6 +146,14 @@ def run(
     until_end: Annotated[
         bool, typer.Option(help="Stop where the source ended at start (an archive always does).")
     ] = False,
+    clock: Annotated[
+        str | None,
+        typer.Option(
+            metavar="wall|event",
+            help="As of when values are refreshed as rows leave windows; wall on Kafka, event on an archive.",
+            show_default=False,
+        ),
+    ] = None,
     epoch: Annotated[str, typer.Option(help="Time between commits, such as 1s or 200ms.")] = "1s",
     cache_bytes: CacheBytes = "256MiB",
     dead_letters: Annotated[
@@ -195,6 +203,7 @@ def run(
             until_end=until_end,
             source_settings=settings,
             accept_loss=accept_loss,
+            clock=arguments.clock(clock),
             quiet=quiet,
         ),
     )

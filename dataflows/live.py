@@ -18,13 +18,14 @@ from connectors.online import Waiting, patiently
 from dataflows.board import NEVER, Board
 from dataflows.disk import ROOM_BYTES, free_bytes, no_room
 from dataflows.failures import guarded
+from dataflows.refresh import Refresher
 from dataflows.route import I64, Item
 from dataflows.settings import Settings
 from dataflows.source import draining
 from lookback.errors import RefusedError
-from lookback.stores.base import StoreWriter, ViewWrite, row_limit
+from lookback.stores.base import AS_OF, StoreWriter, ViewWrite, row_limit
 from lookback.windows.log import Values
-from lookback.windows.plan import Status
+from lookback.windows.plan import ROW_HEAD, Status
 from lookback.windows.texts import distinct
 from state import faults
 from state.errors import StateError
@@ -63,6 +64,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         self._lateness_ms = lateness_ms  # the longest of all streams
         self._shard: Shard | None = None
         self._committed = False
+        self._refresher = Refresher(settings, board)
         self._waiting: list[_Catchup | None] = []
 
     @guarded
@@ -80,9 +82,14 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         faults.reach("1-before", shard.shard)
         changes = self._apply(shard, values)
         faults.reach("1-after", shard.shard)
+        self._refresher.hear(values)
         out: list[ViewWrite] = []
         for index, view in enumerate(shard.views):
             out.extend(self._emit(shard, index, view, changes[index]))
+        if self._refresher.is_time:
+            for index, view in enumerate(shard.views):
+                out.extend(self._refresh(shard, index, view))
+        self._refresher.report(shard.shard, shard.views, any(self._waiting))
         self._bound(shard)
         return out, False
 
@@ -125,6 +132,8 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         """
         fingerprint, number = shard.views[index].fingerprint, shard.shard
         marks = patiently(lambda: writer.marks(fingerprint, number), self._store_waits)
+        if marks is not None:
+            shard.views[index].timers.raise_floor(marks.pop(AS_OF, NEVER))
         strangers = sorted(set(marks or ()) - {part.id for part in self._settings.parts})
         if strangers:  # they would be waited for in vain
             raise RefusedError(
@@ -210,11 +219,28 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         every = np.ones(len(slots), bool)
         return self._write(shard, view, slots, starts, rows, every, every)
 
+    def _refresh(self, shard: Shard, index: int, view: ViewState) -> Iterator[ViewWrite]:
+        """Yield writes of values that have changed though no event came; none before the mark is passed."""
+        if self._waiting[index] is not None:
+            return
+        for slots in self._refresher.turns(view):
+            if len(slots):
+                shard.dirty[index].update(view.keys_of(slots))
+                faults.reach("2-refresh", shard.shard)
+                none = np.zeros(len(slots), bool)
+                no_rows = np.empty((ROW_HEAD + view.plan.width, 0), np.int64)
+                starts = np.zeros(len(slots) + 1, np.int64)
+                yield self._write(shard, view, slots, starts, no_rows, none, none, known=True)
+            self._budget.evict(shard)
+
     def _write(
-        self, shard: Shard, view: ViewState, slots: I64, starts: I64, rows: I64, replace: Any, whole: Any
-    ) -> ViewWrite:
-        values = view.log.evaluate_newest(slots)
-        newest = view.log.newest_ms(slots)
+        self, shard: Shard, view: ViewState, slots: I64, starts: I64, rows: I64, replace: Any, whole: Any,
+        *, known: bool = False,
+    ) -> ViewWrite:  # fmt: skip
+        newest, as_of = view.log.newest_ms(slots), view.as_of_ms(slots)
+        values = view.log.evaluate_as_of(slots, as_of)
+        view.sent(slots, as_of)
+        latest = view.timers.latest_ms
         covers = view.log.covers_from_ms(slots)
         life = view.log.export(slots)[2] if view.log.life_words else np.empty((len(slots), 0), np.int64)
         texts, words, rows, life = _own_texts(view, values, rows, life)
@@ -224,7 +250,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             shard=shard.shard,
             keys=view.keys_of(slots.tolist()),
             event_time_ms=newest,
-            as_of_ms=newest,
+            as_of_ms=as_of,
             sequence=view.sequence,
             watermark_ms=min(shard.watermarks.values()),
             words=words,
@@ -236,7 +262,8 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             whole=whole,
             life=life,
             texts=texts,
-            marks=dict(view.applied),
+            marks={**view.applied, **({AS_OF: latest} if latest > NEVER else {})},
+            known=known,
         )
 
     def _settled_ms(self, shard: Shard) -> int:

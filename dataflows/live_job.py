@@ -12,6 +12,7 @@ from connectors.batches import PartitionInfo
 from connectors.sources import KAFKA, Source, absolute, check_settings, open_source
 from dataflows.beginning import beginning
 from dataflows.board import Board
+from dataflows.clock import EVENT, WALL
 from dataflows.disk import disk_watch
 from dataflows.processes import run_workers
 from dataflows.progress import Progress
@@ -64,6 +65,7 @@ class LiveOptions:
     until_end: bool = False
     source_settings: Path | None = None
     accept_loss: bool = False
+    clock: str | None = None  # wall or event; None: wall where events come as they happen
     quiet: bool = False
 
 
@@ -103,6 +105,7 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
             accept_loss=options.accept_loss,
             store=options.store,
             generation=generation,
+            clock=options.clock or (WALL if options.source.startswith(KAFKA) else EVENT),
         )
         _warn(definition, source, options)
         while True:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 2.0  # between plain lines
 QUIET_SECONDS = 30.0  # between plain lines while no row is read, such as when the last ones are committed
 FRAME_SECONDS = 0.2
+LATE_MS = 5_000  # refreshes that are later, of the job's clock, are said to be behind
 
 
 class Progress:
@@ -76,6 +77,9 @@ class Progress:
         reached = [int(t) for t in self._board.rows[:, b.EVENT_TIME] if b.NEVER < t < b.END]
         if reached:
             parts.append(f"at {instant(min(reached))}")
+        late_ms = int(self._board.late.max())
+        if late_ms > LATE_MS:
+            parts.append(f"refreshes {late_ms / 1000:,.0f} s behind")
         if self._total and rate > 0 and rows < self._total:
             parts.append(f"{(self._total - rows) / rate:,.0f} s left")
         return ", ".join(parts)

@@ -51,6 +51,8 @@ class Item:
     part: str
     watermark_ms: int  # in a replay: the partition's safe time, watermark - lateness - 1
     chunks: list[Chunk] = field(default_factory=list)
+    clock_ms: int = NEVER  # the job's clock (see `dataflows.clock`)
+    final: bool = False  # it stands still from here on: the source has ended
 
 
 def either(one: Bools | None, other: Bools | None) -> Bools | None:

@@ -63,6 +63,7 @@ class Settings:
     # live
     store: str | None = None
     generation: int = 0
+    clock: str = "event"  # as of which values are refreshed though no event comes: wall or event
     # replay
     out: str | None = None
     stream: str = ""  # the stream whose events are the training rows; none with labels

@@ -7,6 +7,7 @@ again after each restart, never on a drain.
 from __future__ import annotations
 
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple
@@ -20,7 +21,8 @@ from connectors.batches import DeadLetter, RawBatch
 from connectors.dead_letters import part_name
 from connectors.sources import Reader, Source
 from dataflows import board as b
-from dataflows.board import Board
+from dataflows.board import NEVER, Board
+from dataflows.clock import JobClock
 from dataflows.ingest import Ingest
 from dataflows.labels import LABELS, LabelBatch
 from dataflows.route import Chunk, Item
@@ -29,6 +31,7 @@ from dataflows.settings import Part, Settings
 AHEAD_ROWS = 500_000  # how many rows a replay's partition may be ahead of the slowest one
 IDLE_SECONDS = (0.002, 0.01)  # between looks at a partition that has nothing new: at first, at most
 DEAD = "dead:"
+TICK_SECONDS = 0.5  # between two looks for shards that have values to refresh
 MANY = 8  # a piece of at least such a part of a batch is joined to the next
 
 Payload = Item | list[DeadLetter]
@@ -95,8 +98,12 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         self._epoch = 0  # since the start
         self._counted = counted  # rows before it are read for the ids that they had, if at all
         self._recalling = ingest.recall_offset is not None
+        self._index = row
         self._row = board.rows[row]
         self._board = board
+        self._clock = JobClock(settings.clock, board)
+        self._next_tick = 0.0
+        self._ticked = False  # in this epoch: what is not taken must not pile up
         self._settings = settings
         self._ingest = ingest
         self._reader = reader
@@ -132,19 +139,21 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         while not self._replay and read * MANY > most and rows < most and not self._spent():
             read = self._take(most - rows, chunks, dead)
             rows += read
+        if self._reader.at_end and self._part.end is None:
+            self._clock.caught_up(self._index)
         if not rows and not self._ended:
             self._wait(self._idle_seconds)
             self._idle_seconds = min(2 * self._idle_seconds, IDLE_SECONDS[1])
             if self._started:
                 self._row[b.OFFSET] = self._place
-                return []
+                return list(self._items(chunks))
         else:
             self._idle_seconds = IDLE_SECONDS[0]
         if dead:
             out.append((DEAD + part_name(self._part.topic, self._part.partition), dead))
+        self._report()
         out.extend(self._items(chunks))
         self._started = True
-        self._report()
         return out
 
     def _take(self, most: int, chunks: list[list[Chunk]], dead: list[DeadLetter]) -> int:
@@ -184,12 +193,26 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
     def _items(self, chunks: list[list[Chunk]]) -> Iterable[tuple[str, Item]]:
         # Each shard hears of a start (it opens and emits what is dirty) and, in a replay, of every watermark.
         everyone = self._replay or not self._started or self._ended
+        clock_ms, final = (NEVER, False) if self._replay else self._clock.read()
+        woken = self._woken(clock_ms)
         mark = self._ingest.judge.watermark_ms
         if self._replay:
             mark = b.END if self._ended else max(b.NEVER, mark - self._ingest.stream.lateness_ms - 1)
         for shard, (key, mine) in enumerate(zip(self._settings.shard_keys, chunks, strict=True)):
-            if mine or everyone:
-                yield key, Item(shard, self._part.id, mark, mine)
+            if mine or everyone or shard in woken:
+                yield key, Item(shard, self._part.id, mark, mine, clock_ms, final)
+
+    def _woken(self, clock_ms: int) -> set[int]:
+        """Return the shards that have values to refresh; the first partition that isn't done wakes them."""
+        now = time.monotonic()
+        if clock_ms == NEVER or self._ticked or now < self._next_tick or self._board.store_waits.any():
+            return set()
+        if int(np.argmin(self._board.rows[:, b.DONE])) != self._index:
+            return set()
+        self._next_tick = now + TICK_SECONDS
+        found = set(np.flatnonzero(self._board.due[: self._settings.shards] <= clock_ms).tolist())
+        self._ticked = bool(found)
+        return found
 
     def _wait(self, seconds: float) -> None:
         self._awake = datetime.now(UTC) + timedelta(seconds=seconds)
@@ -236,6 +259,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         """Return the partition's place; a new epoch begins, with a new budget."""
         self._left = self._settings.epoch_bytes
         self._epoch += 1
+        self._ticked = False
         offset = self._place
         if offset != self._published and not self._replay:
             self._committing = self._published = offset

@@ -21,6 +21,7 @@ POINTS = (
     "0-claim",  # the parent has claimed the store
     "0-open",  # a shard is open and owns its part of the store
     *("1-before", "1-after", "2-before", "2-after", "3-before", "3-after"),
+    "2-refresh",  # values that changed though no event came are about to go out
     "2-again",  # the served mark is passed; all that waited is about to go out
     "3-torn",  # between the two writes of a commit whose batch is switched off
     *("4-before", "4-after"),

@@ -5,6 +5,7 @@
     entity := "e" view[6] key utf8                   an entity's record, with its newest rows
     chunk  := "r" view[6] length:u32be key utf8 time:u64be position:u64be
                                                      older rows; named by the first row's place when it was sealed
+    timer  := "t" view[6] due:u64be key utf8         of an entity that isn't in memory (see `timers`)
     view   := first 6 bytes of the view's fingerprint
 
 Big-endian with the sign bit flipped, so that key order is (time, position) order.
@@ -52,6 +53,21 @@ def chunk_prefix(tag: bytes, key: str) -> bytes:
 def place(time_ms: int, position: int) -> bytes:
     """Return 16 bytes that sort as (time, position)."""
     return _PLACE.pack((time_ms + _SIGN) & _MASK, (position + _SIGN) & _MASK)
+
+
+def timer_prefix(tag: bytes) -> bytes:
+    """Return what the keys of a view's timers begin with."""
+    return b"t" + tag
+
+
+def timer(tag: bytes, due_ms: int, key: str) -> bytes:
+    """Return the key of an entity's timer."""
+    return b"t" + tag + ((due_ms + _SIGN) & _MASK).to_bytes(8, "big") + key.encode()
+
+
+def read_timer(raw: bytes) -> tuple[int, str]:
+    """Return (due, entity key text) of a timer's key."""
+    return int.from_bytes(raw[7:15], "big") - _SIGN, raw[15:].decode()
 
 
 def read_place(raw: bytes) -> tuple[int, int]:

@@ -5,7 +5,8 @@
     step 3  Commit state  `Shard.commit`: ONE synced batch of dirty rows, offsets, watermarks and the dirty set
     step 4  Commit epoch  not here: Bytewax stores the pointer that `Shard.pointer` returns, always after 3
 
-The *dirty set* is every key emitted since the last epoch that has proved durable; a restart emits it again.
+The *dirty set* is every key emitted or refreshed since the last epoch that has proved durable; a restart emits it
+again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from lookback.windows.plan import ViewPlan
 from state import faults, keys
 from state.errors import StateRefused
 from state.rocksdb import Database, Put
+from state.timers import MOST_LATE_MS
 from state.view import ViewState
 
 FORMAT = 1
@@ -107,6 +109,7 @@ class Shard:
                 view.sequence = known["sequence"]
                 self.dirty[index].update(known["dirty"])
                 self.durable[index] = known.get("durable", {})
+                view.timers.restore(known.get("timers", {}))
 
     def pointer(self) -> tuple[int, int]:
         """Return what Bytewax stores for this shard in step 4: (shard, commits so far)."""
@@ -131,7 +134,9 @@ class Shard:
         slots = [view.dirty_slots() for view in self.views]
         for view, dirty in zip(self.views, slots, strict=True):
             puts.extend(view.puts(dirty))
-            puts.extend(view.expired(settled_ms))
+            # What is still to be refreshed is needed until then.
+            puts.extend(view.expired(min(settled_ms, view.timers.through_ms - MOST_LATE_MS)))
+            puts.extend(view.timers.puts())
         if faults.off("synced_batch"):
             # A test's switch: rows and offsets apart, as a commit that isn't atomic would leave them.
             self._db.write(self._commit_record(), wait)
@@ -154,6 +159,7 @@ class Shard:
                     "sequence": view.sequence,
                     "dirty": sorted(dirty),
                     "durable": durable,
+                    "timers": view.timers.to_json(),
                 }
                 for view, dirty, durable in zip(self.views, self.dirty, self.durable, strict=True)
             },

@@ -21,10 +21,12 @@ from state import codec, faults, keys, pack
 from state.key_table import KeyTable
 from state.records import INLINE_ROWS, Records
 from state.rocksdb import Database, Put
+from state.timers import MOST_LATE_MS, NONE, Timers
 
 I64 = npt.NDArray[np.int64]
 
 SWEEP_RECORDS = 32  # stored entities that a commit looks at, to drop those that nobody can need
+REBUILD_RECORDS = 4096  # stored entities that one look for those without timers passes
 _NO_REACH = 2**61  # beyond any reach but that of a view which keeps every row
 _I64_MAX = np.iinfo(np.int64).max
 
@@ -58,6 +60,10 @@ class ViewState:
         self._over: npt.NDArray[np.bool_] = np.empty(
             0, bool
         )  # too long for the online store when last emitted
+        self.timers = Timers(self.log.layout, db, self._tag)
+        self._rebuilt: bytes | None = (
+            None if empty else b"e" + self._tag
+        )  # stored entities from here on lack timers
         self.over_rows = _I64_MAX  # rows beyond which it is; the live job sets what its store takes
         self._tick = 0
 
@@ -104,6 +110,7 @@ class ViewState:
         self._keys.add(texts, slots)
         self._dirty_from[slots] = _I64_MAX
         self._over[slots] = False
+        self.timers.begin(slots)
         return slots
 
     def _load(self, new: pa.StringArray) -> I64:
@@ -197,6 +204,60 @@ class ViewState:
             values[column - ROW_HEAD] = ids[values[column - ROW_HEAD]]
         return values
 
+    # --- refreshing --------------------------------------------------------------------------------------
+
+    def as_of_ms(self, slots: I64) -> I64:
+        """Return the instant that each log's values are sent as of: of its newest row or the last refresh."""
+        return np.maximum(self.log.newest_ms(slots), self.timers.as_of_ms[slots])
+
+    def sent(self, slots: I64, as_of_ms: I64) -> None:
+        """Note that values as of these instants go out: the next change after them is due next."""
+        self.timers.due_ms[slots] = self.log.next_changes(slots, as_of_ms, self.timers.slack_ms)
+
+    def overdue(self, clock_ms: int, most: int) -> I64:
+        """Return at most so many slots whose values have changed though no event came, the longest due first."""
+        names, dues = self.timers.woken(clock_ms, most)
+        if names:
+            slots = self.slots(names)
+            fresh = (self.timers.due_ms[slots] == NONE) & (self.log.lengths(slots) > 0)
+            self.timers.due_ms[slots[fresh]] = dues[fresh]
+        return self.timers.overdue(clock_ms, most)
+
+    def refreshed(self, slots: I64, clock_ms: int) -> None:
+        """Note that these logs' values are sent as of the clock."""
+        self.timers.as_of_ms[slots] = clock_ms
+        self.timers.latest_ms = max(self.timers.latest_ms, clock_ms)
+
+    @property
+    def rebuilding(self) -> bool:
+        """Whether stored entities still lack timers: those of before the last start."""
+        return self._rebuilt is not None
+
+    def rebuild(self, most: int) -> int:
+        """Give timers to some of the stored entities that have none since the start; return how many were read."""
+        if self._rebuilt is None:
+            return 0
+        past_ms = self.timers.through_ms - MOST_LATE_MS
+        first, self._rebuilt = self._rebuilt, None
+        names: list[str] = []
+        for seen, (raw, record) in enumerate(self._db.scan(first, keys.after(b"e" + self._tag))):
+            if len(names) == most or seen == REBUILD_RECORDS:
+                self._rebuilt = raw
+                break
+            if self.log.reach_ms >= _NO_REACH or codec.newest_of(record) > past_ms - self.log.reach_ms:
+                names.append(keys.entity_text(raw))  # else it has nothing more to lose
+        if names:
+            slots = self.slots(names)
+            slots = slots[self.timers.due_ms[slots] == NONE]
+            self.sent(slots, np.maximum(self.log.newest_ms(slots), past_ms))
+        return len(names)
+
+    def caught_up_to(self, clock_ms: int) -> None:
+        """Note that what was due before the first timer left has been sent."""
+        if not self.rebuilding:
+            through_ms = min(clock_ms, self.timers.next_due_ms() - 1)
+            self.timers.through_ms = max(self.timers.through_ms, through_ms)
+
     # --- storing -----------------------------------------------------------------------------------------
 
     def puts(self, slots: I64) -> list[Put]:
@@ -278,6 +339,9 @@ class ViewState:
 
     def _begin_anew(self) -> None:
         """Drop the whole cache; nothing in it is dirty."""
+        live = self._keys.slots
+        self.timers.leave(live, self.keys_of)
+        self.timers.end(live)
         self.evictions += 1
         self._complete = False
         self.log = ViewLog(self.plan)
@@ -320,6 +384,8 @@ class ViewState:
     def forget(self, slots: I64) -> None:
         """Free the slots of clean logs."""
         self._complete = False
+        held = slots[self._keys.holds(slots)]
+        self.timers.leave(held, self.keys_of)
         self._drop(slots)
 
     def _drop(self, slots: I64) -> None:
@@ -327,4 +393,5 @@ class ViewState:
         for slot in slots[self._keys.holds(slots)].tolist():
             self._records.forget(slot)
         self._keys.drop(slots)
+        self.timers.end(slots)
         self.log.free_slots(slots)

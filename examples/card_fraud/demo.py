@@ -99,7 +99,7 @@ class Demo:
         words = [
             *("run", str(self.features), "--source", self.source, "--store", self.store),
             *("--state", str(self.out / "state"), "--dead-letters", str(self.out / "dead-letters")),
-            "--until-end",
+            *("--until-end", "--clock", "wall"),  # what is stored stays as of each last event, to compare
         ]
         self.show.command(spoken(words))
         return Job(words, self.out / log)

@@ -31,6 +31,8 @@ Bool = npt.NDArray[np.bool_]
 
 NEVER = int(np.iinfo(np.int64).min)  # `covers_from_ms` of an entity that was never trimmed
 
+AS_OF = "as_of_ms"  # in a served mark, beside the offsets; no source part is named so
+
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 HOW = "write lmdb:PATH, the folder that `lookback run` writes to, or redis://HOST[:PORT][/DB]"
 
@@ -59,7 +61,9 @@ class ViewWrite:
     covers_from_ms[i]: evaluation reaches back to there, `NEVER` if nothing was dropped yet.
     life: int64[n, L] lifetime accumulators, the rows at or before covers_from_ms folded in; the ids named
     by `text_words` index `texts`.
-    marks: source part -> offset that these values include (the shard's served mark after this write).
+    marks: source part -> offset that these values include (the shard's served mark after this write), and under
+    `AS_OF` an instant that no record of the shard was refreshed after.
+    known: of entities that the store has let expire nothing is to be written.
     """
 
     view: str
@@ -80,6 +84,7 @@ class ViewWrite:
     life: I64
     texts: Sequence[str]
     marks: Mapping[str, int]
+    known: bool = False
 
 
 @dataclass(slots=True)

@@ -46,13 +46,7 @@ return {found[2], found[3]}
 """
 )
 
-# ARGV: generation, (key of a shard, the mark that it must have kept, the mark of this write)*
-# All shards are looked at before any is changed. A `kept` that is this write's own: it was written, the
-# answer got lost.
-BEGIN = (
-    "#!lua"
-    + _REFUSE
-    + """
+_OWNED = """
 local generation = ARGV[1]
 for i = 2, #ARGV, 3 do
   local found = redis.call('HMGET', ARGV[i], 'generation', 'kept')
@@ -62,10 +56,16 @@ for i = 2, #ARGV, 3 do
     return redis.error_reply('LOOKBACK-LOST ' .. ARGV[i])
   end
 end
-for i = 2, #ARGV, 3 do redis.call('HSET', ARGV[i], 'mark', ARGV[i + 2]) end
-return redis.status_reply('OK')
 """
-)
+_OK = "return redis.status_reply('OK')\n"
+
+# ARGV: generation, (key of a shard, the mark that it must have kept, the mark of this write)*
+# All shards are looked at before any is changed. A `kept` that is this write's own: it was written, the
+# answer got lost.
+BEGIN = f"#!lua{_REFUSE}{_OWNED}for i = 2, #ARGV, 3 do redis.call('HSET', ARGV[i], 'mark', ARGV[i + 2]) end\n{_OK}"
+
+# ARGV as for BEGIN. Nothing is changed.
+CHECK = f"#!lua flags=no-writes{_REFUSE}{_OWNED}{_OK}"
 
 # ARGV as for BEGIN. A late repeat of an older write's finds another `kept` and changes nothing.
 END = """#!lua
@@ -78,11 +78,12 @@ end
 return redis.status_reply('OK')
 """
 
-# ARGV: generation, key of the shard, sequence, watermark, record*   (see redis_pack)
+# ARGV: generation, key of the shard, sequence, watermark, known, record*   (see redis_pack)
+# known: "1" where a record that isn't there is not to be made
 # -> the indices of the records that are stale
 _WRITE = """#!lua
 local A, call, pcall, unpacked, has = ARGV, redis.call, redis.pcall, cmsgpack.unpack, string.find
-local generation, sequence, watermark = A[1], A[3], A[4]
+local generation, sequence, watermark, known = A[1], A[3], A[4], A[5]
 local owner = call('HGET', A[2], 'generation')
 if owner ~= generation then
   if owner and tonumber(owner) > tonumber(generation) then return refuse(A[2], owner) end
@@ -95,7 +96,7 @@ local function emptied(rows)  -- false: they are no sorted set, so not ours
   call('DEL', rows)
   return true
 end
-for i = 5, #A do
+for i = 6, #A do
   local R = unpacked(A[i])
   local key, flags, count = R[1], R[5], (#R - FIRST + 1) / 2
   local rows = key .. ':rows'
@@ -103,66 +104,68 @@ for i = 5, #A do
                     '_generation', '_status')
   if old.err then return redis.error_reply('LOOKBACK-TYPE ' .. key) end
   local there = old[1]
-  local taken = not there or (counted >= tonumber(there) and tonumber(R[3]) >= tonumber(old[2]))
-  local replace = taken and flags ~= '' and has(flags, 'r', 1, true)
-  local stale = old[4] == '1' and not replace
-  local was_stale = stale
-  local covered = old[3] or ''
-  local covers = covered
-  if taken and R[4] ~= '' and (covers == '' or tonumber(R[4]) > tonumber(covers)) then covers = R[4] end
-  if not there and R[6] ~= '' and not has(flags, 'w', 1, true) then
-    -- It expired: what is not given lies KEPT_MS back at least.
-    local gone = call('TIME')[1] * 1000 - KEPT_MS
-    if covers == '' or gone > tonumber(covers) then covers = string.format('%.0f', gone) end
-  end
-  if replace and not emptied(rows) then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
-  if flags ~= '' and has(flags, 's', 1, true) then stale = true end
-  local fresh_rows = false
-  if count > 0 and not stale then
-    local added = pcall('ZADD', rows, unpack(R, FIRST, #R))
-    if type(added) == 'table' then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
-    local card = call('ZCARD', rows)
-    fresh_rows = card <= count
-    if card > LIMIT then
-      if covers ~= '' and tonumber(covers) < EXACT then
-        call('ZREMRANGEBYSCORE', rows, '-inf', covers)
-        card = call('ZCARD', rows)
+  if there or known == '' then
+    local taken = not there or (counted >= tonumber(there) and tonumber(R[3]) >= tonumber(old[2]))
+    local replace = taken and flags ~= '' and has(flags, 'r', 1, true)
+    local stale = old[4] == '1' and not replace
+    local was_stale = stale
+    local covered = old[3] or ''
+    local covers = covered
+    if taken and R[4] ~= '' and (covers == '' or tonumber(R[4]) > tonumber(covers)) then covers = R[4] end
+    if not there and R[6] ~= '' and not has(flags, 'w', 1, true) then
+      -- It expired: what is not given lies KEPT_MS back at least.
+      local gone = call('TIME')[1] * 1000 - KEPT_MS
+      if covers == '' or gone > tonumber(covers) then covers = string.format('%.0f', gone) end
+    end
+    if replace and not emptied(rows) then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
+    if flags ~= '' and has(flags, 's', 1, true) then stale = true end
+    local fresh_rows = false
+    if count > 0 and not stale then
+      local added = pcall('ZADD', rows, unpack(R, FIRST, #R))
+      if type(added) == 'table' then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
+      local card = call('ZCARD', rows)
+      fresh_rows = card <= count
+      if card > LIMIT then
+        if covers ~= '' and tonumber(covers) < EXACT then
+          call('ZREMRANGEBYSCORE', rows, '-inf', covers)
+          card = call('ZCARD', rows)
+        end
+        stale = card > LIMIT
       end
-      stale = card > LIMIT
     end
-  end
-  if stale then
-    if not was_stale and not emptied(rows) then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
-    stale_ones[#stale_ones + 1] = i - 5
-  elseif covers ~= covered then
-    -- A reader leaves out what covers_from hides: deleting it can wait until there is a good deal of it.
-    local before = covered ~= '' and math.floor(tonumber(covered) / SLACK_MS)
-    if math.floor(tonumber(covers) / SLACK_MS) ~= before and tonumber(covers) < EXACT then
-      call('ZREMRANGEBYSCORE', rows, '-inf', covers)
-    end
-  end
-  if taken then
-    -- One call, with no more fields than change: that is most of what a write costs.
-    if old[6] ~= generation or old[7] ~= R[8] then
-      SET_ALL
+    if stale then
+      if not was_stale and not emptied(rows) then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
+      stale_ones[#stale_ones + 1] = i - 6
     elseif covers ~= covered then
-      SET_COVERS
-    else
-      SET_VALUES
+      -- A reader leaves out what covers_from hides: deleting it can wait until there is a good deal of it.
+      local before = covered ~= '' and math.floor(tonumber(covered) / SLACK_MS)
+      if math.floor(tonumber(covers) / SLACK_MS) ~= before and tonumber(covers) < EXACT then
+        call('ZREMRANGEBYSCORE', rows, '-inf', covers)
+      end
     end
-    SET_MORE
-    if not there and R[7] ~= '' then call('HSET', key, '_key', R[7]) end
-    if R[9] ~= '' then call('HSET', key, '_life', R[9]) end
-  end
-  if stale ~= (old[4] == '1') then call('HSET', key, '_stale', stale and '1' or '') end
-  if R[6] ~= '' then
-    local later = not old[5] or tonumber(R[6]) > tonumber(old[5])
-    local expires = later and R[6] or old[5]
-    if later then
-      call('HSET', key, '_expires_ms', expires)
-      call('PEXPIREAT', key, expires)
+    if taken then
+      -- One call, with no more fields than change: that is most of what a write costs.
+      if old[6] ~= generation or old[7] ~= R[8] then
+        SET_ALL
+      elseif covers ~= covered then
+        SET_COVERS
+      else
+        SET_VALUES
+      end
+      SET_MORE
+      if not there and R[7] ~= '' then call('HSET', key, '_key', R[7]) end
+      if R[9] ~= '' then call('HSET', key, '_life', R[9]) end
     end
-    if later or fresh_rows then call('PEXPIREAT', rows, expires) end
+    if stale ~= (old[4] == '1') then call('HSET', key, '_stale', stale and '1' or '') end
+    if R[6] ~= '' then
+      local later = not old[5] or tonumber(R[6]) > tonumber(old[5])
+      local expires = later and R[6] or old[5]
+      if later then
+        call('HSET', key, '_expires_ms', expires)
+        call('PEXPIREAT', key, expires)
+      end
+      if later or fresh_rows then call('PEXPIREAT', rows, expires) end
+    end
   end
 end
 return stale_ones
@@ -214,7 +217,7 @@ def write_script(
     text = _WRITE.replace("#!lua\n", "#!lua" + _REFUSE, 1)
     for name, value in {
         "SET_ALL": hset([*every, *short]), "SET_COVERS": hset([*covers, *short]), "SET_VALUES": hset(short),
-        "SET_MORE": "\n    ".join(map(hset, more)), "FIRST": str(first), "LIMIT": str(limit),
+        "SET_MORE": "\n      ".join(map(hset, more)), "FIRST": str(first), "LIMIT": str(limit),
         "SLACK_MS": str(max(slack_ms, 1)), "KEPT_MS": str(kept_ms),
     }.items():  # fmt: skip
         text = text.replace(name, value)

@@ -9,7 +9,8 @@ Owns: the order of a write, and what must be sent again. Refuses: what a script 
     3  end      the shards' `kept` is now this write's mark
 
 Each step may be repeated. A store that comes back with less than it acknowledged is noticed in step 1 of the
-next write, or at the next start (`kept`), and all is written again from the state.
+next write, within CHECK_SECONDS where nothing is written, or at the next start (`kept`), and all is written again
+from the state.
 """
 
 from __future__ import annotations
@@ -18,20 +19,23 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
+from lookback.errors import StoreBusy
 from lookback.stores.base import I64, ViewWrite, row_limit
 from lookback.stores.redis_connection import Connection, Script, Server
 from lookback.stores.redis_record import VERSION, Layout, Packed, shard_key
-from lookback.stores.redis_scripts import BEGIN, END, TAKE, write_script
+from lookback.stores.redis_scripts import BEGIN, CHECK, END, TAKE, write_script
 from lookback.windows.plan import ViewPlan
 
 PIECE = 64  # records a script takes: under 2 ms, in which readers wait
 AHEAD = 256  # pieces whose answers may wait to be read
 _NONE: I64 = np.empty(0, np.int64)
-_TAKE, _BEGIN, _END = Script(TAKE), Script(BEGIN), Script(END)
+_TAKE, _BEGIN, _CHECK, _END = Script(TAKE), Script(BEGIN), Script(CHECK), Script(END)
+CHECK_SECONDS = 5.0  # between looks at a server that nothing is written to
 Shard = tuple[str, int]
 
 
@@ -60,6 +64,7 @@ class RedisWriter:
         self._views = {fingerprint: _view(plan) for fingerprint, plan in plans.items()}
         self._marks: dict[Shard, dict[str, int]] = {}  # of shards that this writer took
         self._kept: dict[Shard, str] = {}
+        self._checked = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "redis-writer")
         self._waiting: Sequence[ViewWrite] = ()
         self._sending: Future[list[I64]] | None = None
@@ -97,8 +102,16 @@ class RedisWriter:
         self._sending = self._thread.submit(self._write, writes)
 
     def flush(self) -> None:
-        """Return once the server has acknowledged everything; how long it keeps that is its configuration."""
+        """Return once the server has acknowledged everything; how long it keeps that is its configuration.
+
+        Now and then it looks whether the server still has it, and whose it is, though nothing is written.
+        """
         self._settle()
+        if time.monotonic() - self._checked >= CHECK_SECONDS and self._kept:
+            self._checked = time.monotonic()
+            steps = [word for shard, kept in self._kept.items() for word in (shard_key(*shard), kept, kept)]
+            with suppress(StoreBusy), self._server.connection() as connection:
+                connection.run(_CHECK, self._generation, *steps)
 
     def close(self) -> None:
         """Wait for what is under way."""
@@ -165,6 +178,7 @@ class RedisWriter:
         words = (
             b"EVALSHA", view.script.sha, b"0", self._generation.encode(),
             shard_key(write.fingerprint, write.shard).encode(), b"%d" % write.sequence, b"%d" % write.watermark_ms,
+            b"1" if write.known else b"",
         )  # fmt: skip
         head = b"*%d\r\n" % (len(words) + end - start)
         head += b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lookback.windows import evaluate as kernel
 from lookback.windows import rows
+from lookback.windows.changes import next_changes
 from lookback.windows.layout import (
     ENDS,
     L_FAMILY,
@@ -202,6 +203,14 @@ class ViewLog:
         flags = np.full(n, kernel.EVALUATE | kernel.NEWEST | kernel.COUNTED, dtype=np.uint8)
         return self._evaluate(slots, zeros, zeros, self._no_rows, flags)
 
+    def evaluate_as_of(self, slots: I64, time_ms: I64) -> Values:
+        """Evaluate as of instants, none before its log's newest row; at that row's time it is the own event."""
+        n = len(slots)
+        own = np.where(time_ms <= self.newest_ms(slots), kernel.NEWEST | kernel.COUNTED, 0).astype(np.uint8)
+        return self._evaluate(
+            slots, time_ms, np.full(n, INT64_MAX), self._no_rows, own | np.uint8(kernel.EVALUATE)
+        )
+
     def evaluate_request(self, slots: I64, time_ms: I64, values: I64) -> Values:
         """Evaluate as of request rows: events after all stored ones of time <= theirs; none is stored."""
         n = len(slots)
@@ -226,6 +235,19 @@ class ViewLog:
     def newest_ms(self, slots: I64) -> I64:
         """Return the newest event time each log has seen (INT64_MIN: none)."""
         return np.ascontiguousarray(self._meta[slots, rows.M_NEWEST])
+
+    def next_changes(self, slots: I64, after_ms: I64, slack_ms: I64 | None = None) -> I64:
+        """Return when each log's values next change after an instant though no event comes (INT64_MAX: never).
+
+        slack_ms: int64[len(layout.bounds)], by how much the passing of each bound may be late (None: not at all);
+        the earliest of passings and slack together counts. What changes with every ms (ages, decay) does not.
+        """
+        slack = np.zeros_like(self.layout.bounds) if slack_ms is None else slack_ms
+        found = np.empty(len(slots), dtype=np.int64)
+        next_changes(
+            self._heap, self._meta, self.layout.bounds, slack, _words(slots), _words(after_ms), found
+        )
+        return found
 
     def lengths(self, slots: I64) -> I64:
         """Return how many rows each log holds."""

@@ -29,6 +29,7 @@ def warm() -> None:
     many = np.zeros(60, dtype=np.int64)  # enough for the heap to be packed on the way
     log.apply(many, many, many, many.reshape(1, -1))
     log.evaluate(slots, zeros)
+    log.next_changes(slots, zeros)
     flat, starts, life, covers = log.export(slots)
     log.trim(slots, zeros)
     log.free_slots(slots)

@@ -94,6 +94,7 @@ class Live:
     definition: Path
     source: str
     options: Sequence[str] = ()
+    server: str = ""  # URI of a store that is no folder
     process: subprocess.Popen[bytes] | None = None
     server: str = ""  # URI of a store that is no folder
 
@@ -110,13 +111,18 @@ class Live:
     def store(self) -> Path:
         return self.folder / "store"
 
-    def start(self, *options: str) -> None:
+    @property
+    def uri(self) -> str:
+        """Return the online store's URI."""
+        return self.server or f"lmdb:{self.store}"
+
+    def start(self, *options: str, **environment: str) -> None:
         """Start it."""
         arguments = [
             "run", str(self.definition), "--source", self.source, "--store", self.uri,
             "--state", str(self.state), "--epoch", "100ms", *self.options, *options,
         ]  # fmt: skip
-        self.process = launch(arguments, os.environ, self.folder / "said")
+        self.process = launch(arguments, {**os.environ, **environment}, self.folder / "said")
 
     def said(self) -> str:
         """Return what it has said since its start, on one line."""

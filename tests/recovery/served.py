@@ -20,6 +20,7 @@ from lookback.definition import Definition, load
 from lookback.errors import LookbackError, StoreBusy
 from lookback.stores.base import Lookup, Record, open_store
 from lookback.windows.plan import MAX_OFFSET, OFFSET_BITS
+from lookback.windows.results import RowReader
 from tests.recovery.events import EVENTS_AT_MOST, WINDOWS_MS, Accepted, Archive
 
 
@@ -75,11 +76,11 @@ class Checker:
         time_ms = np.concatenate([part.time_ms[:n] for n, part in pairs])
         code = np.concatenate([part.code[:n] for n, part in pairs])
         newest = int(time_ms.max())
-        if (record.event_time_ms, record.as_of_ms) != (newest, newest):
+        if record.event_time_ms != newest or record.as_of_ms < newest:
             yield f"it is as of {record.as_of_ms}, its newest event of {newest}"
         for name, value in values.items():
             feature, _, window = name.rpartition("_")
-            inside = time_ms > newest - WINDOWS_MS[window]
+            inside = time_ms > record.as_of_ms - WINDOWS_MS[window]
             expected = {"rows": int(inside.sum()), "code": int(code[inside].sum())}.get(feature)
             if expected is not None and value != expected:
                 yield f"{name} is {value}, the prefixes {counts} give {expected}"
@@ -159,7 +160,13 @@ class Poller:
                 for (view, lookup), record in zip(self._lookups, records, strict=True):
                     if record is None:
                         continue
-                    what = (record.sequence, record.words.tobytes(), record.rows.shape, record.stale)
+                    what = (
+                        record.sequence,
+                        record.as_of_ms,
+                        record.words.tobytes(),
+                        record.rows.shape,
+                        record.stale,
+                    )
                     if seen.get((view, lookup.key)) != what:
                         seen[view, lookup.key] = what
                         self._kept.append((view, lookup.key, record))
@@ -172,17 +179,18 @@ class Poller:
 
 @dataclass(frozen=True)
 class Seen:
-    """All that a reader can get of an entity: what is stored, and (values, status) as of two instants."""
+    """All that a reader can get of an entity: what is stored, and (values, status) as of two instants.
+
+    Not when its values were refreshed last, which depends on the job's pace: of a stale one nothing else tells.
+    """
 
     event_time_ms: int
-    as_of_ms: int
     stale: bool
-    status: bytes
     reads: list[tuple[dict[str, Any], dict[str, str]]]
 
 
 def picture(definition: Path, store: str, archive: Archive) -> dict[tuple[str, str], Seen]:
-    """Return what a reader gets of every entity, by view and key."""
+    """Return what a reader gets of every entity, by view and key; what is stored is what a read as of then gives."""
     loaded = load(definition)
     found: dict[tuple[str, str], Seen] = {}
     with Client(loaded, store) as client:
@@ -194,12 +202,15 @@ def picture(definition: Path, store: str, archive: Archive) -> dict[tuple[str, s
                 assert record is not None, f"{view.name} {key!r} is not in the store"
                 entity = {view.key_names[0]: key}
                 newest = record.event_time_ms
-                reads = [client.get(entity, features=names, at=newest + later) for later in (0, 45_000)]
+                instants = () if record.stale else (newest, newest + 45_000)
+                reads = [client.get(entity, features=names, at=at) for at in instants]
+                if not record.stale:
+                    now = client.get(entity, features=names, at=record.as_of_ms).values
+                    values, _ = RowReader(view.plan).read(record.words, record.status, record.texts)
+                    assert list(now.values()) == values, f"{view.name} {key!r} as of {record.as_of_ms}"
                 found[view.name, key] = Seen(
                     newest,
-                    record.as_of_ms,
                     record.stale,
-                    record.status[list(view.plan.out_starts[:-1])].tobytes(),  # of a list, the whole's
                     [(read.values, read.status) for read in reads],
                 )
     return found

@@ -14,7 +14,7 @@ from tests.recovery.served import Poller, picture
 
 STEPS = [
     "1-before:60", "1-after:90", "2-before:9", "2-after:6", "3-before:40",
-    "3-after:30", "4-before:3", "4-after:40",
+    "3-after:30", "4-before:3", "4-after:40", "2-refresh:9",
 ]  # fmt: skip
 
 
