@@ -89,6 +89,9 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         if self._refresher.is_time:
             for index, view in enumerate(shard.views):
                 out.extend(self._refresh(shard, index, view))
+        if not out and any(item.look for item in values) and not any(self._waiting):
+            none = np.empty(0, np.int64)
+            out.append(self._whole(shard, 0, shard.views[0], none))
         self._refresher.report(shard.shard, shard.views, any(self._waiting))
         self._bound(shard)
         return out, False

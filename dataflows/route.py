@@ -53,6 +53,7 @@ class Item:
     chunks: list[Chunk] = field(default_factory=list)
     clock_ms: int = NEVER  # the job's clock (see `dataflows.clock`)
     final: bool = False  # it stands still from here on: the source has ended
+    look: bool = False  # send the store something, if only nothing: is it still there, and whose is it?
 
 
 def either(one: Bools | None, other: Bools | None) -> Bools | None:

@@ -14,8 +14,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from dataflows.board import HEADER, WORKERS, Counts
-from dataflows.progress import instant
+from dataflows.board import HEADER, SHARDS, WORKERS, Counts
+from dataflows.progress import LATE_MS, instant
 from dataflows.state_folder import part_name, source_places
 from lookback.errors import UsageError
 from lookback.reading import Reading, plain
@@ -118,17 +118,20 @@ def _running(state: Path) -> bool:
 
 
 def _waiting(state: Path, running: bool) -> dict[str, int]:
-    """Return what a running job waits for: how long its source has not answered, how many workers wait for what."""
+    """Return what a running job waits for: how long its source has not answered, how many workers wait for what,
+    and by how long refreshes are late.
+    """
     path = state / "board"
     words = np.fromfile(path, np.int64) if running and path.exists() else np.empty(0, np.int64)
     if len(words) < HEADER:  # it doesn't run, or is just starting
         words = np.zeros(HEADER, np.int64)
     _, disk, store = words[: 3 * WORKERS].reshape(3, WORKERS)
-    away = int(words[HEADER - 1])
+    away = int(words[3 * WORKERS])
     return {
         "source_ms": max(1, time.time_ns() // 1_000_000 - away) if away else 0,
         "disk_workers": int((disk != 0).sum()),
         "store_workers": int((store != 0).sum()),
+        "refresh_ms": int(words[HEADER - SHARDS : HEADER].max()),
     }
 
 
@@ -140,6 +143,8 @@ def _waits(waiting: dict[str, int]) -> list[str]:
     for what, name in (("room on the disk", "disk_workers"), ("the online store", "store_workers")):
         if waiting[name]:
             found.append(f"waits for {what} (workers: {waiting[name]})")
+    if waiting["refresh_ms"] > LATE_MS:
+        found.append(f"refreshes values {duration(waiting['refresh_ms'])} late")
     return found
 
 

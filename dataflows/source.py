@@ -31,6 +31,7 @@ from dataflows.settings import Part, Settings
 AHEAD_ROWS = 500_000  # how many rows a replay's partition may be ahead of the slowest one
 IDLE_SECONDS = (0.002, 0.01)  # between looks at a partition that has nothing new: at first, at most
 DEAD = "dead:"
+LOOK_SECONDS = 5.0  # between looks at the store where no event comes
 TICK_SECONDS = 0.5  # between two looks for shards that have values to refresh
 MANY = 8  # a piece of at least such a part of a batch is joined to the next
 
@@ -103,6 +104,12 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         self._board = board
         self._clock = JobClock(settings.clock, board)
         self._next_tick = 0.0
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        # A shard of each of the store's writers.
+        writers = {
+            int(key.split("-")[0]) % settings.workers: at for at, key in enumerate(settings.shard_keys)
+        }
+        self._lookers = set(writers.values())
         self._ticked = False  # in this epoch: what is not taken must not pile up
         self._settings = settings
         self._ingest = ingest
@@ -194,25 +201,38 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         # Each shard hears of a start (it opens and emits what is dirty) and, in a replay, of every watermark.
         everyone = self._replay or not self._started or self._ended
         clock_ms, final = (NEVER, False) if self._replay else self._clock.read()
-        woken = self._woken(clock_ms)
+        ticks = not self._replay and self._is_tick()
+        woken = self._woken(clock_ms) if ticks else set()
+        lookers = self._looking() if ticks else set()
         mark = self._ingest.judge.watermark_ms
         if self._replay:
             mark = b.END if self._ended else max(b.NEVER, mark - self._ingest.stream.lateness_ms - 1)
         for shard, (key, mine) in enumerate(zip(self._settings.shard_keys, chunks, strict=True)):
-            if mine or everyone or shard in woken:
-                yield key, Item(shard, self._part.id, mark, mine, clock_ms, final)
+            if mine or everyone or shard in woken or shard in lookers:
+                yield key, Item(shard, self._part.id, mark, mine, clock_ms, final, shard in lookers)
+
+    def _is_tick(self) -> bool:
+        """Whether to look for shards to wake now, at most once an epoch; the first partition that isn't done does."""
+        now = time.monotonic()
+        if self._ticked or now < self._next_tick or self._board.store_waits.any():
+            return False
+        self._next_tick = now + TICK_SECONDS
+        return int(np.argmin(self._board.rows[:, b.DONE])) == self._index
 
     def _woken(self, clock_ms: int) -> set[int]:
-        """Return the shards that have values to refresh; the first partition that isn't done wakes them."""
-        now = time.monotonic()
-        if clock_ms == NEVER or self._ticked or now < self._next_tick or self._board.store_waits.any():
-            return set()
-        if int(np.argmin(self._board.rows[:, b.DONE])) != self._index:
-            return set()
-        self._next_tick = now + TICK_SECONDS
+        """Return the shards that have values to refresh."""
         found = set(np.flatnonzero(self._board.due[: self._settings.shards] <= clock_ms).tolist())
-        self._ticked = bool(found)
+        self._ticked |= bool(found)
         return found
+
+    def _looking(self) -> set[int]:
+        """Return the shards that are to look whether the store is still as it was."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return set()
+        self._next_look = now + LOOK_SECONDS
+        self._ticked = True
+        return self._lookers
 
     def _wait(self, seconds: float) -> None:
         self._awake = datetime.now(UTC) + timedelta(seconds=seconds)

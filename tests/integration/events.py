@@ -96,7 +96,6 @@ class Live:
     options: Sequence[str] = ()
     server: str = ""  # URI of a store that is no folder
     process: subprocess.Popen[bytes] | None = None
-    server: str = ""  # URI of a store that is no folder
 
     @property
     def uri(self) -> str:
@@ -110,11 +109,6 @@ class Live:
     @property
     def store(self) -> Path:
         return self.folder / "store"
-
-    @property
-    def uri(self) -> str:
-        """Return the online store's URI."""
-        return self.server or f"lmdb:{self.store}"
 
     def start(self, *options: str, **environment: str) -> None:
         """Start it."""

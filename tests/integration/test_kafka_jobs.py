@@ -345,7 +345,9 @@ def test_brokers_that_are_gone_for_a_minute(kafka: Broker, topic: str, live: Liv
     send(kafka, topic, range(70))
     live.start()
     live.until(at(live, {0: 70, 1: 0}), "the first 70")
-    assert live.status()["waiting"] == {"source_ms": 0, "disk_workers": 0, "store_workers": 0}
+    assert live.status()["waiting"] == {
+        "source_ms": 0, "disk_workers": 0, "store_workers": 0, "refresh_ms": 0,
+    }  # fmt: skip
     kafka.stop()
     try:
         live.until(lambda: "does not answer" in live.said(), "a word on the brokers")
