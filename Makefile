@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format run replay bench clean lock
+.PHONY: help setup demo test lint format run replay bench kill-matrix clean lock
 
 BIN := .venv/bin
 PYTHON := $(BIN)/python
@@ -10,7 +10,7 @@ FEATURES ?= features/fraud.yaml
 WORKERS ?= 1
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv, install the locked packages, compile the kernels (LOOKBACK_PYTHON=/path/to/python3.12)
 	@LOOKBACK_PYTHON="$(LOOKBACK_PYTHON)" bash scripts/setup.sh
@@ -41,6 +41,11 @@ replay: setup ## write training rows (FROM=2024-01-01 SOURCE=archive:… [TO= FE
 	$(if $(SOURCE),,echo "replay: name a source: make replay FROM=$(FROM) SOURCE=archive:PATH" >&2; exit 2;) \
 	$(BIN)/lookback replay "$(FEATURES)" --source "$(SOURCE)" --from "$(FROM)" $(if $(TO),--to "$(TO)") \
 	    $(if $(LABELS),--labels "$(LABELS)") --workers "$(WORKERS)" --out "$(or $(OUT),training)" $(ARGS)
+
+kill-matrix: setup ## kill everything everywhere, go on where it was broken off, write docs/kill-matrix.md (SEED=1 CELLS= FULL=1 ARGS=--anew)
+	@if command -v java && command -v mvn; then tests/services/kafka.sh; fi >/dev/null
+	@$(PYTHON) -m tests.matrix --report docs/kill-matrix.md $(if $(SEED),--seed $(SEED)) $(if $(CELLS),--cells $(CELLS)) \
+	    $(if $(FULL),--full) $(ARGS)
 
 bench: setup ## measure, and write benchmarks/RESULTS.md (some minutes)
 	@$(PYTHON) -m benchmarks $(ARGS)

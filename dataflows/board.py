@@ -4,11 +4,11 @@ The board decides no value. It bounds memory (a source too far ahead of the slow
 makes sources wait) and feeds progress; a torn read costs a little waiting, nothing else.
 
     board := header row[parts]      int64 each
-    header := pressure{WORKERS} waiting{WORKERS} store_waits{WORKERS} away due{SHARDS} late{SHARDS}
+    header := pressure{WORKERS} waiting{WORKERS} store_waits{WORKERS} away stop due{SHARDS} late{SHARDS}
     pressure[i] is worker i's bytes in dirty logs over its limit; waiting[i] is 1 while it waits for disk room,
     store_waits[i] while it waits for the online store; away is the wall clock, in ms, since when the source's servers
-    do not answer, 0 while they do; due[s] is the clock at which shard s wants to be woken (END: not at all), late[s]
-    by how many ms of the clock it is behind with its refreshes
+    do not answer, 0 while they do; stop is 1 once a worker was asked to stop; due[s] is the clock at which shard s
+    wants to be woken (END: not at all), late[s] by how many ms of the clock it is behind with its refreshes
     row := COLUMNS                  see the names below
 """
 
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 WORKERS = 64
 SHARDS = 64
-HEADER = 3 * WORKERS + 1 + 2 * SHARDS
+HEADER = 3 * WORKERS + 2 + 2 * SHARDS
 (WATERMARK, OFFSET, ROWS, BYTES, LATE, AHEAD, BAD, NO_KEY, DONE, TOTAL, EVENT_TIME, FIRST, LOST, REPEAT) = (
     range(14)
 )
@@ -55,6 +55,7 @@ class Board:
         self.waiting: npt.NDArray[np.int64] = words[WORKERS : 2 * WORKERS]
         self.store_waits: npt.NDArray[np.int64] = words[2 * WORKERS : 3 * WORKERS]
         self.away: npt.NDArray[np.int64] = words[3 * WORKERS : 3 * WORKERS + 1]
+        self.stop: npt.NDArray[np.int64] = words[3 * WORKERS + 1 : 3 * WORKERS + 2]
         self.due: npt.NDArray[np.int64] = words[HEADER - 2 * SHARDS : HEADER - SHARDS]
         self.late: npt.NDArray[np.int64] = words[HEADER - SHARDS : HEADER]
         self.rows: npt.NDArray[np.int64] = words[HEADER:].reshape(parts, COLUMNS)

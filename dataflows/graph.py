@@ -28,6 +28,7 @@ from dataflows.settings import Part, Settings
 from dataflows.source import DEAD, EventSource
 from dataflows.store_waits import store_waits
 from dataflows.training_rows import Rows, rows_of
+from dataflows.unfenced import UnfencedWriter
 from lookback.definition import Definition, View, load
 from lookback.errors import RefusedError
 from lookback.stores.base import StoreWriter, open_store
@@ -144,7 +145,8 @@ def _writer(settings: Settings, views: list[View], waits: Waiting) -> Callable[[
 
     def open_writer() -> StoreWriter:
         assert settings.store is not None
-        return open_store(settings.store, write=True).writer(plans, settings.generation, names)
+        writer = open_store(settings.store, write=True).writer(plans, settings.generation, names)
+        return UnfencedWriter(writer) if faults.off("generation") else writer
 
     @cache
     def open_once() -> StoreWriter:

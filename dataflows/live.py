@@ -183,7 +183,8 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             self._waiting[index] = None
             faults.reach("2-again", shard.shard)
             every = view.all_keys() if catchup.lost else ()
-            for keys in _batches({*every, *shard.dirty[index]}):
+            held_back = () if faults.off("dirty_set") else shard.dirty[index]
+            for keys in _batches({*every, *held_back}):
                 slots = view.slots(keys)
                 shard.dirty[index].update(keys)
                 yield self._whole(shard, index, view, slots)

@@ -13,12 +13,13 @@ from connectors.sources import KAFKA, Source, absolute, check_settings, open_sou
 from dataflows.beginning import beginning
 from dataflows.board import Board
 from dataflows.clock import EVENT, WALL
-from dataflows.disk import disk_watch
+from dataflows.disk import disk_watch, room_at_start
 from dataflows.processes import run_workers
 from dataflows.progress import Progress
 from dataflows.settings import Part, Settings
 from dataflows.state_folder import StateFolder, source_places
 from dataflows.store_waits import store_watch
+from dataflows.unfenced import GENERATION
 from lookback.definition import Definition
 from lookback.errors import SourceError, StoreLost, UsageError
 from lookback.stores.base import open_store
@@ -73,6 +74,11 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
     """Run the live job to the end of its source, or until it is stopped."""
     _one_stream_a_topic(definition)
     check_settings(options.source_settings, options.source, str(options.dead_letters))
+    with room_at_start(options.state):
+        return _run(definition, options)
+
+
+def _run(definition: Definition, options: LiveOptions) -> Outcome:
     group = f"lookback.{Path(definition.path).stem}"
     source = open_source(
         options.source, definition.streams.values(), settings=options.source_settings, group=group
@@ -128,7 +134,7 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
 def _claim(options: LiveOptions) -> int:
     store = open_store(options.store, write=True)
     try:
-        return store.claim(str(options.state))
+        return GENERATION if faults.off("generation") else store.claim(str(options.state))
     finally:
         store.close()
 
@@ -158,7 +164,7 @@ def _until_end_or_growth(
     with Progress("run", board, total, quiet=options.quiet) as progress:
         ticks = [progress.tick, disk_watch(board, folder).tick, store_watch(board, folder).tick]
         ticks += [] if watch is None else [watch.tick]
-        stopped = run_workers(settings, *ticks, until=grown)
+        stopped = run_workers(settings, *ticks, until=grown, told=lambda: bool(board.stop[0]))
         counts = progress.totals()
     return Outcome(stopped, counts["rows"] - counts["first"], counts), grown() and not stopped
 

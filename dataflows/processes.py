@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dataflows import failures
-from dataflows.disk import ROOM_BYTES, free_bytes
+from dataflows.disk import ROOM_BYTES, ended_for_room, free_bytes
 from dataflows.forked import Forked, may_fork
 from dataflows.settings import Settings
 from lookback.errors import LookbackError, RefusedError, StoreLost, UsageError
@@ -106,11 +106,13 @@ def run_workers(
     *ticks: Callable[[], None],
     in_fork: Callable[[], None] | None = None,
     until: Callable[[], bool] = lambda: False,
+    told: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Run the job's workers to their end, calling `ticks` now and then; return whether a person stopped it.
 
-    until: the workers are drained once this is true; that is no person's stop. in_fork: workers may be forks of this
-    process, and call this first (to let go of what the parent holds).
+    until: the workers are drained once this is true; that is no person's stop. told: whether a worker was stopped
+    from outside: the others then are too, for the rest of a job counts only part of the events. in_fork: workers may
+    be forks of this process, and call this first (to let go of what the parent holds).
 
     Raises WorkerFailed, RefusedError where a worker refused to go on, StoreLost where the store lost something.
     """
@@ -138,6 +140,8 @@ def run_workers(
                     break
                 for tick in ticks:
                     tick()
+                if not (stopped or drained) and told():
+                    stop()
                 if not drained and until():
                     drained = True
                     drain()
@@ -186,10 +190,7 @@ def _raise(settings: Settings, codes: list[int]) -> None:
         hint = "" if record["known"] else f" (see {_log(settings, codes)})"
         raise WorkerFailed(record["message"] + hint)
     if full and killed is None:
-        raise WorkerFailed(
-            f"no space left for the state at {settings.folder}: make room and run the same command again; "
-            "it goes on from the last epoch"
-        )
+        raise WorkerFailed(ended_for_room(settings.folder))
     index = killed if killed is not None else next(i for i, code in enumerate(codes) if code)
     code = codes[index]
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -27,6 +27,7 @@ from dataflows.ingest import Ingest
 from dataflows.labels import LABELS, LabelBatch
 from dataflows.route import Chunk, Item
 from dataflows.settings import Part, Settings
+from state import faults
 
 AHEAD_ROWS = 500_000  # how many rows a replay's partition may be ahead of the slowest one
 IDLE_SECONDS = (0.002, 0.01)  # between looks at a partition that has nothing new: at first, at most
@@ -128,12 +129,17 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
     def next_batch(self) -> Iterable[tuple[str, Payload]]:
         """Return the next batch's items, or nothing while the epoch's budget is spent."""
         self._awake = None
-        if _draining or self._ended:
+        if _draining:
+            self._board.stop[0] = 1  # whoever asked this process alone: the job stops as a whole
+            raise StopIteration
+        if self._ended:
             raise StopIteration
         if self._committing is not None:
             # Bytewax asks for nothing of an epoch before the last one is durable on all workers.
+            faults.reach("5-before")
             self._reader.publish(self._committing)
             self._committing = None
+            faults.reach("5-after")
         if self._started and (self._spent() or self._pressed() or (self._replay and self._far_ahead())):
             self._wait(IDLE_SECONDS[0])
             return []

@@ -1,19 +1,22 @@
 """Fault points for crash tests: absent from a run unless LOOKBACK_FAULT is set when the process starts.
 
-LOOKBACK_FAULT      POINT[:COUNT]          at the COUNT-th time (default 1) that POINT is reached, SIGKILL this
-                                           process, after writing POINT to LOOKBACK_FAULT_FILE
+LOOKBACK_FAULT      POINT[:COUNT[:pause]]  at the COUNT-th time (default 1) that POINT is reached, write POINT, shard
+                                           and pid to LOOKBACK_FAULT_FILE, then SIGKILL this process; with `pause`
+                                           stand there instead until LOOKBACK_FAULT_FILE with `.go` behind it exists
 LOOKBACK_FAULT_OFF  NAME[,NAME]            switch a protection off (tests prove that each is needed):
-                                           offset_dedupe, synced_batch, served_mark
+                                           offset_dedupe, synced_batch, served_mark, generation, dirty_set
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
-_POINT, _, _COUNT = os.environ.get("LOOKBACK_FAULT", "").partition(":")
+_POINT, _COUNT, _HOW = [*os.environ.get("LOOKBACK_FAULT", "").split(":"), "", ""][:3]
 _OFF = frozenset(filter(None, os.environ.get("LOOKBACK_FAULT_OFF", "").split(",")))
+_LOOK_SECONDS = 0.01
 _left = int(_COUNT or 1)
 
 POINTS = (
@@ -24,12 +27,12 @@ POINTS = (
     "2-refresh",  # values that changed though no event came are about to go out
     "2-again",  # the served mark is passed; all that waited is about to go out
     "3-torn",  # between the two writes of a commit whose batch is switched off
-    *("4-before", "4-after"),
+    *("4-before", "4-after", "5-before", "5-after"),
 )
 
 
 def reach(point: str, where: int = 0) -> None:
-    """Die here by SIGKILL if this is the armed point and its count is up."""
+    """Die or stand here if this is the armed point and its count is up."""
     global _left
     if point != _POINT:
         return
@@ -41,7 +44,10 @@ def reach(point: str, where: int = 0) -> None:
                 file.write(f"{point} {where} {os.getpid()}\n")
                 file.flush()
                 os.fsync(file.fileno())
-        os.kill(os.getpid(), signal.SIGKILL)
+        if _HOW != "pause":
+            os.kill(os.getpid(), signal.SIGKILL)
+        while not Path(f"{note}.go").exists():
+            time.sleep(_LOOK_SECONDS)
 
 
 def off(name: str) -> bool:

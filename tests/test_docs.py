@@ -52,7 +52,7 @@ def problems(page: Path, known: dict[str, Any], targets: set[str]) -> Iterator[s
             for option in re.findall(r"(?<=\s)--[a-z][a-z-]*", rest):
                 if option not in options(known[name]):
                     yield f"{page.name}: `lookback {name}` has no {option}"
-        for target in re.findall(r"^make ([a-z]+)", line):
+        for target in re.findall(r"^make ([a-z-]+)", line):
             if target not in targets:
                 yield f"{page.name}: there is no `make {target}`"
         if re.match(r"(\.venv/bin/)?lookback ", line):
@@ -66,7 +66,7 @@ def problems(page: Path, known: dict[str, Any], targets: set[str]) -> Iterator[s
 
 
 def make_targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -110,6 +110,25 @@ def test_filled_to_the_last_byte_at_any_moment(
         assert picture(job.definition, job.uri, job.archive) == undisturbed.picture
 
 
+@pytest.mark.parametrize("point", ["0-make:20:pause", "0-claim:1:pause"])
+def test_full_while_it_starts(
+    new_job: Callable[..., Job], undisturbed: Undisturbed, tmp_path: Path, point: str
+) -> None:
+    """It waits where it can, else it ends with the sentence; the same command then goes on."""
+    with small_disk(tmp_path / "disk", 96 * MIB) as disk:
+        job = new_job(state_at=disk / "state", jitter_rows=None)
+        run = job.start(point)
+        run.until(run.note.exists, "the point")
+        ballast = fill(disk)
+        run.note.with_name(f"{run.note.name}.go").touch()
+        ended = run.wait()
+        assert ended.code == 1 and "no space left for the state at" in ended.said, ended
+        assert "Traceback" not in ended.said
+        ballast.unlink()
+        job.finish()
+        assert picture(job.definition, job.uri, job.archive) == undisturbed.picture
+
+
 def test_a_database_tries_the_same_batch_again(tmp_path: Path) -> None:
     """RocksDB's own handle is dead after ENOSPC: the wrapper reopens it until the batch is in, all of it."""
     with small_disk(tmp_path / "disk", 16 * MIB) as disk:

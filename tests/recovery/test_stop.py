@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 
@@ -29,4 +30,19 @@ def test_sigterm_then_sigint_then_the_end(new_job: Callable[..., Job], undisturb
         ended = job.finish()
     assert f"done: {job.archive.events - counted:,} new events, {job.archive.events:,} in all" in ended.said
     assert_right(poller.checker)
+    assert picture(job.definition, job.uri, job.archive) == undisturbed.picture
+
+
+def test_one_worker_that_is_stopped_stops_the_job(
+    new_job: Callable[..., Job], undisturbed: Undisturbed
+) -> None:
+    """Else the other would go on alone, and count its own partitions' events only."""
+    job = new_job(workers=2)
+    run = job.start()
+    run.until(run.rows, "a first batch")
+    os.kill(run.pids()[1], signal.SIGTERM)
+    ended = run.wait()
+    assert ended.code == 0 and ended.said.startswith("stopped: "), ended
+    job.jitter_rows = None
+    job.finish()
     assert picture(job.definition, job.uri, job.archive) == undisturbed.picture

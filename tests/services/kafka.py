@@ -61,6 +61,7 @@ class Broker:
     def __init__(self, folder: Path, libs: Path) -> None:
         self.folder = folder
         self._libs = libs
+        self.environment: Mapping[str, str] = {}  # of the broker's next start, beside this process's own
         self._port, self._controller, self._secure, self._tokens = free_ports(4)
         self._process: subprocess.Popen[bytes] | None = None
         self.address = f"127.0.0.1:{self._port}"
@@ -139,6 +140,7 @@ class Broker:
             self._process = subprocess.Popen(
                 [*words, str(self.folder / "server.properties")],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, **self.environment},
             )  # fmt: skip
 
     def ready(self) -> None:
@@ -152,6 +154,18 @@ class Broker:
             except KafkaException:
                 continue
         raise AssertionError(f"the broker did not start: {(self.folder / 'broker.log').read_text()[-2000:]}")
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """Return the broker's process, which was started."""
+        assert self._process is not None
+        return self._process
+
+    def restart(self) -> None:
+        """Start it again after its end, which is waited for."""
+        self.process.wait(START_SECONDS)
+        self._process = None
+        self.start()
 
     def stop(self) -> None:
         """End it, if it runs, as SIGTERM does; by force where that takes too long."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,8 +51,14 @@ def _die_with_parent() -> None:
 class Valkey:
     """One server; `settings` are lines of its configuration (`{"maxmemory": "64mb"}`)."""
 
-    def __init__(self, folder: Path, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
+        self._environment = environment or {}  # of the server, beside this process's own
         self.port = free_port()
         # Nothing is written to disk unless a test asks for it.
         self.settings = {"save": "", "appendonly": "no", **(settings or {})}
@@ -64,10 +71,15 @@ class Valkey:
         return f"redis://127.0.0.1:{self.port}"
 
     @property
-    def pid(self) -> int:
-        """Return the server's process."""
+    def process(self) -> subprocess.Popen[bytes]:
+        """Return the server's process, which was started."""
         assert self._process is not None
-        return self._process.pid
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        """Return the server's process id."""
+        return self.process.pid
 
     def start(self) -> None:
         """Start it; return once it answers."""
@@ -79,6 +91,7 @@ class Valkey:
                     "--dir", str(self.folder), *options,
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent,
+                env={**os.environ, **self._environment},
             )  # fmt: skip
         deadline = time.monotonic() + LIMIT_SECONDS
         while not self._answers():
