@@ -25,7 +25,7 @@ from dataflows.source import AHEAD_ROWS
 
 NAME = "skew"
 FULL = 20_000_000
-CACHE_BYTES = 256 << 20
+CACHE_BYTES = 1 << 30  # a replay's default: the logs of 30 days, which each release of rows touches, fit
 CONSTANT_BYTES = (
     900 << 20
 )  # interpreters, kernels, what is decoded and under way, a worker's share of rows ahead
