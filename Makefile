@@ -31,14 +31,14 @@ format: setup ## put the code in the project's format
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-run: setup ## run the live job (SOURCE=archive:… STORE=lmdb:… STATE=… FEATURES= WORKERS= ARGS=--until-end)
-	@$(if $(SOURCE),,echo "run: name a source: make run SOURCE=archive:PATH" >&2; exit 2;) \
+run: setup ## run the live job (SOURCE=archive:…|kafka://… STORE=lmdb:…|redis://… STATE=… FEATURES= WORKERS= ARGS=--until-end)
+	@$(if $(SOURCE),,echo "run: name a source: make run SOURCE=archive:PATH or SOURCE=kafka://HOST:PORT" >&2; exit 2;) \
 	$(BIN)/lookback run "$(FEATURES)" --source "$(SOURCE)" --store "$(or $(STORE),lmdb:.lookback/store)" \
 	    --state "$(or $(STATE),.lookback/state)" --workers "$(WORKERS)" $(ARGS)
 
-replay: setup ## write training rows (FROM=2024-01-01 SOURCE=archive:… [TO= FEATURES= LABELS= OUT=training WORKERS= ARGS=])
+replay: setup ## write training rows (FROM=2024-01-01 SOURCE=archive:…|kafka://… [TO= FEATURES= LABELS= OUT=training WORKERS= ARGS=])
 	@$(if $(FROM),,echo "replay: name the first day: make replay FROM=2024-01-01 SOURCE=archive:PATH" >&2; exit 2;) \
-	$(if $(SOURCE),,echo "replay: name a source: make replay FROM=$(FROM) SOURCE=archive:PATH" >&2; exit 2;) \
+	$(if $(SOURCE),,echo "replay: name a source: make replay FROM=$(FROM) SOURCE=archive:PATH or SOURCE=kafka://HOST:PORT" >&2; exit 2;) \
 	$(BIN)/lookback replay "$(FEATURES)" --source "$(SOURCE)" --from "$(FROM)" $(if $(TO),--to "$(TO)") \
 	    $(if $(LABELS),--labels "$(LABELS)") --workers "$(WORKERS)" --out "$(or $(OUT),training)" $(ARGS)
 
