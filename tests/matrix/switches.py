@@ -46,7 +46,7 @@ def _kill_at(job: Job, point: str, epoch: str) -> None:
 
 def _store_ahead(job: Job, lab: Experiment) -> None:
     """Kill it with the store ahead of the state, so that both partitions come back in another order."""
-    _kill_at(job, f"2-after:{lab.dice.randint(30, 60)}", "30s")
+    _kill_at(job, f"2-after:{lab.dice.randint(10, 20)}", "30s")
     job.finish()
 
 

@@ -21,7 +21,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 HERE = Path(__file__).resolve().parent
 COMMAND = "tests/services/kafka.sh"  # provides the jars
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 USER, PASSWORD = "lookback", "not-for-logs"
 
 
