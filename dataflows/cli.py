@@ -177,6 +177,9 @@ def run(
     accept_loss: Annotated[
         bool, typer.Option(help="Go on where a topic has lost events before they were counted.")
     ] = False,
+    accept_lost_state: Annotated[
+        bool, typer.Option(help="Count everything again where the store is this job's and the state is new.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Run the live job: keep the features of every event in the online store, exactly once.
@@ -203,6 +206,7 @@ def run(
             until_end=until_end,
             source_settings=settings,
             accept_loss=accept_loss,
+            accept_lost_state=accept_lost_state,
             clock=arguments.clock(clock),
             quiet=quiet,
         ),

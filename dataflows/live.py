@@ -23,7 +23,7 @@ from dataflows.route import I64, Item
 from dataflows.settings import Settings
 from dataflows.source import draining
 from lookback.errors import RefusedError
-from lookback.stores.base import AS_OF, StoreWriter, ViewWrite, row_limit
+from lookback.stores.base import AS_OF, SEQUENCE, StoreWriter, ViewWrite, row_limit
 from lookback.windows.log import Values
 from lookback.windows.plan import ROW_HEAD, Status
 from lookback.windows.texts import distinct
@@ -135,17 +135,19 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         """
         fingerprint, number = shard.views[index].fingerprint, shard.shard
         marks = patiently(lambda: writer.marks(fingerprint, number), self._store_waits)
+        sequence = 0
         if marks is not None:
             shard.views[index].timers.raise_floor(marks.pop(AS_OF, NEVER))
+            sequence = marks.pop(SEQUENCE, 0)
         strangers = sorted(set(marks or ()) - {part.id for part in self._settings.parts})
         if strangers:  # they would be waited for in vain
             raise RefusedError(
-                f"the store {self._settings.store} counts events of {strangers[0]}, which this job does not read: "
+                f"the store counts events of {strangers[0]}, which this job does not read: "
                 "name a fresh --store"
             )
         kept = writer.kept(fingerprint, number)
         lost = any(kept.get(part, -1) < offset for part, offset in shard.durable[index].items())
-        return _Catchup(marks, lost=lost or (marks is None and shard.epoch > 0))
+        return _Catchup(marks, sequence, lost=lost or (marks is None and shard.epoch > 0))
 
     # --- step 1 ------------------------------------------------------------------------------------------
 
@@ -181,6 +183,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             if not catchup.passed(view):
                 return
             self._waiting[index] = None
+            view.sequence = max(view.sequence, catchup.sequence)
             faults.reach("2-again", shard.shard)
             every = view.all_keys() if catchup.lost else ()
             held_back = () if faults.off("dirty_set") else shard.dirty[index]
@@ -266,7 +269,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             whole=whole,
             life=life,
             texts=texts,
-            marks={**view.applied, **({AS_OF: latest} if latest > NEVER else {})},
+            marks={**view.applied, SEQUENCE: view.sequence, **({AS_OF: latest} if latest > NEVER else {})},
             known=known,
         )
 
@@ -319,8 +322,11 @@ class MemoryBudget:
 class _Catchup:
     """What a view waits for after a start."""
 
-    def __init__(self, marks: dict[str, int] | None, *, lost: bool) -> None:
+    def __init__(self, marks: dict[str, int] | None, sequence: int, *, lost: bool) -> None:
         self.marks = {} if faults.off("served_mark") else dict(marks or {})
+        self.sequence = (
+            sequence  # that of another state of this job may be ahead of what this one has counted
+        )
         self.lost = lost  # the store lacks what it once had: all of the shard goes out again
 
     def passed(self, view: ViewState) -> bool:

@@ -14,6 +14,7 @@ from dataflows.beginning import beginning
 from dataflows.board import Board
 from dataflows.clock import EVENT, WALL
 from dataflows.disk import disk_watch, room_at_start
+from dataflows.lost_state import check_state_is_there
 from dataflows.processes import run_workers
 from dataflows.progress import Progress
 from dataflows.settings import Part, Settings
@@ -66,6 +67,7 @@ class LiveOptions:
     until_end: bool = False
     source_settings: Path | None = None
     accept_loss: bool = False
+    accept_lost_state: bool = False
     clock: str | None = None  # wall or event; None: wall where events come as they happen
     quiet: bool = False
 
@@ -86,6 +88,8 @@ def _run(definition: Definition, options: LiveOptions) -> Outcome:
     found = source.partitions()
     _check_letters(definition, options)
     parts = parts_of(definition, found, to_end=options.until_end)
+    if not options.accept_lost_state:
+        check_state_is_there(definition, options.store, options.state, parts)
     folder = StateFolder(options.state, definition, source.identity, [part.id for part in parts])
     try:
         generation = _claim(options)

@@ -58,6 +58,14 @@ def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 
 @pytest.fixture
+def server(shared_valkey: Valkey) -> Valkey:
+    """Return the run's Valkey server, emptied."""
+    with shared_valkey.client() as client:
+        client.flushall()
+    return shared_valkey
+
+
+@pytest.fixture
 def valkey(tmp_path: Path) -> Iterator[Valkey]:
     """Return a Valkey server of this test's own, to stop, stall and restart."""
     with running(tmp_path / "valkey") as server:

@@ -31,7 +31,8 @@ Bool = npt.NDArray[np.bool_]
 
 NEVER = int(np.iinfo(np.int64).min)  # `covers_from_ms` of an entity that was never trimmed
 
-AS_OF = "as_of_ms"  # in a served mark, beside the offsets; no source part is named so
+# In a served mark beside the offsets; no source part is named so.
+AS_OF, SEQUENCE = "as_of_ms", "sequence"
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 HOW = "write lmdb:PATH, the folder that `lookback run` writes to, or redis://HOST[:PORT][/DB]"
@@ -62,7 +63,7 @@ class ViewWrite:
     life: int64[n, L] lifetime accumulators, the rows at or before covers_from_ms folded in; the ids named
     by `text_words` index `texts`.
     marks: source part -> offset that these values include (the shard's served mark after this write), and under
-    `AS_OF` an instant that no record of the shard was refreshed after.
+    `AS_OF` an instant that no record of the shard was refreshed after, under `SEQUENCE` the highest of a record.
     known: of entities that the store has let expire nothing is to be written.
     """
 

@@ -203,7 +203,7 @@ def test_two_jobs_on_one_store(new_job: Callable[..., Job], undisturbed: Undistu
         run = old.start()
         begun = run.until(run.rows, "a first batch")
         run.until(lambda: run.rows() > begun + 500, "500 rows more")
-        new = new_job(store_at=old.store, jitter_rows=None)
+        new = new_job(store_at=old.store, jitter_rows=None, options=("--accept-lost-state",))
         new.finish()
         ended = run.wait()
     assert ended.code == 3 and "has taken over the online store" in ended.said, ended

@@ -27,14 +27,6 @@ KEY = "lookback:cards:abababababab:{c1}"
 
 
 @pytest.fixture
-def server(shared_valkey: Valkey) -> Valkey:
-    """Return an empty server."""
-    with shared_valkey.client() as client:
-        client.flushall()
-    return shared_valkey
-
-
-@pytest.fixture
 def store(server: Valkey) -> Iterator[RedisStore]:
     store = RedisStore(server.uri, write=True)
     yield store
