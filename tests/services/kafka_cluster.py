@@ -23,6 +23,7 @@ class Node(Broker):
         self.address = f"127.0.0.1:{ports[number - 1]}"
         self._libs = libs
         self._process = None
+        self.environment = {}
         settings = {
             "process.roles": "broker,controller",
             "node.id": str(number),
