@@ -19,6 +19,7 @@ NAMES = (
     "replay_json",
     "live_lmdb",
     "live_redis",
+    "kafka_catch_up",
     "growth",
     "memory",
     "refresh",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 PARTS: dict[str, tuple[tuple[str, str], ...]] = {
-    "read": (("connectors.archive", "PartitionReader.read"),),
+    "read": (("connectors.archive", "PartitionReader.read"), ("connectors.kafka_reader", "KafkaReader.read")),
     "decode": (("connectors.decode", "Decoder.decode"),),
     "encode": (
         ("lookback.definition.encode", "ViewEncoder.encode"),
@@ -32,8 +32,14 @@ PARTS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "state": (("state.shard", "Shard.commit"), ("state.shard", "Shard.evict")),
     "state: RocksDB": (("state.rocksdb", "Database.write"), ("state.rocksdb", "Database.get_many")),
-    "store": (("lookback.stores.lmdb_writer", "LmdbWriter.write"),),
-    "store: sync": (("lookback.stores.lmdb_writer", "LmdbWriter.flush"),),
+    "store": (
+        ("lookback.stores.lmdb_writer", "LmdbWriter.write"),
+        ("lookback.stores.redis_writer", "RedisWriter.send"),
+    ),
+    "store: sync": (
+        ("lookback.stores.lmdb_writer", "LmdbWriter.flush"),
+        ("lookback.stores.redis_writer", "RedisWriter.flush"),
+    ),
     "results": (("dataflows.replay", "to_arrow"), ("dataflows.live", "_own_texts")),
     "training": (
         ("connectors.training", "TrainingWriter.add"),
@@ -41,7 +47,7 @@ PARTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("connectors.training", "TrainingWriter.close"),
     ),
 }
-COMMIT = ("Shard.commit", "LmdbWriter.flush")
+COMMIT = ("Shard.commit", "LmdbWriter.flush", "RedisWriter.flush")
 SAME_COMMIT_SECONDS = 0.1  # commits of shards closer than this belong to one epoch
 
 
@@ -105,11 +111,12 @@ def main() -> None:
     def in_process(settings: Settings, *ticks: object, **hooks: object) -> bool:
         path = settings.folder / "settings.json"
         path.write_text(settings.to_json())
-        cpu, wall = time.thread_time(), time.perf_counter()
+        cpu, used, wall = time.thread_time(), time.process_time(), time.perf_counter()
         worker.main([str(path), "0"])
         total = time.thread_time() - cpu
         trace.seconds["the rest"] = total - sum(trace.seconds.values())
-        found = {"parts": trace.seconds, "cpu": total, "wall": time.perf_counter() - wall}
+        process = time.process_time() - used
+        found = {"parts": trace.seconds, "cpu": total, "process": process, "wall": time.perf_counter() - wall}
         report.write_text(json.dumps({**found, "pauses": trace.pauses()}))
         return False
 

@@ -114,7 +114,10 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         path = settings.shard_path(number)
         self._keep_room()
         db = Database(
-            path, write_buffer_bytes=self._budget.write_buffer_bytes, block_cache=self._budget.blocks
+            path,
+            write_buffer_bytes=self._budget.write_buffer_bytes,
+            block_cache=self._budget.blocks,
+            durable=not faults.off("log"),
         )
         shard = Shard(path, number, settings.shards, self._specs, db)
         if self._pointer is not None:

@@ -4,7 +4,9 @@ LOOKBACK_FAULT      POINT[:COUNT[:pause]]  at the COUNT-th time (default 1) that
                                            and pid to LOOKBACK_FAULT_FILE, then SIGKILL this process; with `pause`
                                            stand there instead until LOOKBACK_FAULT_FILE with `.go` behind it exists
 LOOKBACK_FAULT_OFF  NAME[,NAME]            switch a protection off (tests prove that each is needed):
-                                           offset_dedupe, synced_batch, served_mark, generation, dirty_set
+                                           offset_dedupe, synced_batch, served_mark, generation, dirty_set;
+                                           and, to measure what they cost, log: the state's batches are neither
+                                           logged nor synced
 """
 
 from __future__ import annotations

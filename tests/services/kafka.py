@@ -74,6 +74,12 @@ class Broker:
         self.tool("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(folder / "server.properties"))
 
     @property
+    def pid(self) -> int:
+        """Return the broker's process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def certificate(self) -> Path:
         """Return the file of the broker's certificate, which signs itself."""
         return self.folder / "broker.pem"
