@@ -20,6 +20,7 @@ NAMES = (
     "live_lmdb",
     "live_redis",
     "kafka_catch_up",
+    "kafka_freshness",
     "growth",
     "memory",
     "refresh",

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import data, topics
-from benchmarks.measure import Figures, Usage, machine_cpus, run as run_command
+from benchmarks.measure import Figures, Usage, machine_cpus
+from benchmarks.measure import run as run_command
 from benchmarks.options import DEFINITIONS, Options, row
 from benchmarks.results import Section, table
 from tests.services.kafka import Broker
@@ -65,7 +66,9 @@ def run(options: Options) -> Section:
         servers = [f"{statistics.median(s) / payments.rows * 1e6:.2f}" for s in (case.broker, case.store)]
         rows.append([*row(name, found, starts[store]), *servers])
         if once:
-            section.aim(f"{store}: {found.rate:,.0f} events/s (aim: {AIMS[store]:,})", found.rate >= AIMS[store])
+            section.aim(
+                f"{store}: {found.rate:,.0f} events/s (aim: {AIMS[store]:,})", found.rate >= AIMS[store]
+            )
             cpu = found.cpu_per_million
             section.aim(f"{store}: {cpu:.2f} CPU s a million events (aim: {AIM_CPU:g})", cpu <= AIM_CPU)
     section.tables.append(table((*head, "broker CPU s/M", "store CPU s/M"), rows))

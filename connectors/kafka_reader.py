@@ -30,7 +30,8 @@ from lookback.events import I64
 
 QUEUE_KBYTES = 64 << 10  # of all a process's partitions together
 FETCH_BYTES = 4 << 20  # of a partition at once; a larger message still comes
-GATHER_SECONDS = 0.02  # how long a batch that has begun may grow: while behind, larger ones cost less
+GATHER_SECONDS = 0.02  # how long a batch may grow while behind: larger ones cost less
+BEHIND = 4096  # a reader whose last batch had this many messages is behind
 ASK_SECONDS = 30.0
 
 # Events at or after the position are not to be had: it lies before the first, or behind the last.
@@ -95,7 +96,7 @@ class KafkaReader:
         self._end = end_offset
         self._accept_loss = accept_loss
         self._row_bytes = 4096.0  # of a message, on average; of the first ones nothing is known
-        self._behind = False  # whether the last look found messages
+        self._behind = False  # whether the last look found many messages
         self._assign()
 
     def _assign(self) -> None:
@@ -110,7 +111,7 @@ class KafkaReader:
         messages = self.messages(count, GATHER_SECONDS if self._behind else 0)
         if messages is None:
             return None
-        self._behind = bool(messages)
+        self._behind = len(messages) >= BEHIND
         raw = batch(self.topic, self.partition, messages)
         if messages:
             mean_bytes = max(1, raw.nbytes) / len(messages)

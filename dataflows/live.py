@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from bytewax.operators import StatefulBatchLogic
 
 from connectors.online import Waiting, patiently
@@ -19,7 +20,7 @@ from dataflows.board import NEVER, Board
 from dataflows.disk import ROOM_BYTES, free_bytes, no_room
 from dataflows.failures import guarded
 from dataflows.refresh import Refresher
-from dataflows.route import I64, Item
+from dataflows.route import I64, Chunk, Item
 from dataflows.settings import Settings
 from dataflows.source import draining
 from lookback.errors import RefusedError
@@ -35,6 +36,8 @@ from state.texts import life_places
 from state.view import ViewState
 
 WAIT_SECONDS = 0.2  # between looks at a full disk
+Change = tuple[I64, I64]  # a view's rows of a wave: slots int64[n], rows int64[2 + width, n]
+
 EMIT_KEYS = 4096  # keys a write holds when a shard emits all that is dirty
 
 
@@ -154,35 +157,27 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
 
     # --- step 1 ------------------------------------------------------------------------------------------
 
-    def _apply(self, shard: Shard, items: Sequence[Item]) -> list[list[tuple[I64, I64]]]:
-        """Commit step 1: apply rows above the applied offsets; return (slots, rows) inserted, view by view."""
-        changes: list[list[tuple[I64, I64]]] = [[] for _ in shard.views]
+    def _apply(self, shard: Shard, items: Sequence[Item]) -> list[Change | None]:
+        """Commit step 1: apply rows above the applied offsets; return what was inserted, view by view."""
+        chunks: list[list[tuple[Chunk, slice]]] = [[] for _ in shard.views]
         for item in items:
             seen = shard.watermarks.get(item.part, item.watermark_ms)
             shard.watermarks[item.part] = max(seen, item.watermark_ms)
             for chunk in item.chunks:
-                view = shard.views[chunk.view]
-                fresh = view.fresh(item.part, chunk.position)
-                slots = view.slots(chunk.keys)[chunk.code[fresh]]
-                if not len(slots):
-                    continue
-                values = view.intern(chunk.texts, np.ascontiguousarray(chunk.values[:, fresh]))
-                time_ms, position = chunk.time_ms[fresh], chunk.position[fresh]
-                view.apply(slots, time_ms, position, values)
-                changes[chunk.view].append((slots, np.vstack([time_ms, position, values])))
-        return changes
+                fresh = shard.views[chunk.view].fresh(item.part, chunk.position)
+                if fresh.start < len(chunk.position):
+                    chunks[chunk.view].append((chunk, fresh))
+        return [_insert(view, mine) if mine else None for view, mine in zip(shard.views, chunks, strict=True)]
 
     # --- step 2 ------------------------------------------------------------------------------------------
 
-    def _emit(
-        self, shard: Shard, index: int, view: ViewState, changes: list[tuple[I64, I64]]
-    ) -> Iterator[ViewWrite]:
+    def _emit(self, shard: Shard, index: int, view: ViewState, change: Change | None) -> Iterator[ViewWrite]:
         """Commit step 2: yield absolute values, each write with the served mark that it includes."""
         catchup = self._waiting[index]
         if catchup is not None:
             # In the dirty set, so that a commit before the mark is passed keeps what is still to go out.
-            for slots, _ in changes:
-                shard.dirty[index].update(view.keys_of(np.unique(slots).tolist()))
+            if change is not None:
+                shard.dirty[index].update(view.keys_of(np.unique(change[0]).tolist()))
             if not catchup.passed(view):
                 return
             self._waiting[index] = None
@@ -195,15 +190,11 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
                 shard.dirty[index].update(keys)
                 yield self._whole(shard, index, view, slots)
                 self._budget.evict(shard)
-        elif changes:
-            yield self._changed(shard, index, view, changes)
+        elif change is not None:
+            yield self._changed(shard, index, view, *change)
 
-    def _changed(
-        self, shard: Shard, index: int, view: ViewState, changes: list[tuple[I64, I64]]
-    ) -> ViewWrite:
+    def _changed(self, shard: Shard, index: int, view: ViewState, row_slots: I64, rows: I64) -> ViewWrite:
         """Return the write of what one wave of batches changed."""
-        row_slots = np.concatenate([slots for slots, _ in changes])
-        rows = np.concatenate([rows for _, rows in changes], axis=1)
         slots, owner = np.unique(row_slots, return_inverse=True)
         shard.dirty[index].update(view.keys_of(slots.tolist()))
         again = view.fits_again(slots)
@@ -334,6 +325,25 @@ class _Catchup:
 
     def passed(self, view: ViewState) -> bool:
         return all(view.applied.get(part, -1) >= offset for part, offset in self.marks.items())
+
+
+def _insert(view: ViewState, chunks: list[tuple[Chunk, slice]]) -> Change:
+    """Insert what a wave has for a view, of all partitions at once."""
+    keys, index = chunks[0][0].keys, None
+    if len(chunks) > 1:
+        found = pa.concat_arrays([pa.array(chunk.keys) for chunk, _ in chunks]).dictionary_encode()
+        keys, index = found.dictionary, found.indices.to_numpy()
+    codes, rows, start = [], [], 0
+    for chunk, fresh in chunks:
+        code = chunk.code[fresh]
+        codes.append(code if index is None else index[code + start])
+        start += len(chunk.keys)
+        values = view.intern(chunk.texts, np.ascontiguousarray(chunk.values[:, fresh]))
+        rows.append(np.vstack([chunk.time_ms[fresh], chunk.position[fresh], values]))
+    slots = view.slots(keys)[np.concatenate(codes)]
+    joined = rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
+    view.apply(slots, joined[0], joined[1], joined[2:])
+    return slots, joined
 
 
 def _batches(keys: set[str]) -> Iterator[list[str]]:

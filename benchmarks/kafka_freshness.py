@@ -1,0 +1,127 @@
+"""Broker to servable: from the producer's acknowledgement to the value read back from Valkey, at steady rates."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from benchmarks import topics
+from benchmarks.measure import ROOT, machine_cpus
+from benchmarks.options import DEFINITIONS, Options
+from benchmarks.results import Section, table
+from lookback.definition import load
+from tests.services.kafka import Broker
+from tests.services.valkey import Valkey, running
+
+NAME = "kafka_freshness"
+RATES = (1_000, 5_000, 20_000)
+SECONDS = 120
+AIMS_MS = {5_000: 50, 20_000: 150}  # of the 99th percentile
+PROBES_A_SECOND = 100
+SETTLE_SECONDS = 8.0  # from the job's start: kernels are loaded, stores open, caches warm
+DEFINITION = DEFINITIONS / "one_view_json.yaml"
+
+
+def run(options: Options) -> Section:
+    """Measure each rate once: a run's percentiles are over thousands of probes."""
+    seconds = max(10, int(SECONDS * options.scale))
+    section = Section(NAME, "Freshness on Kafka", options.command(NAME))
+    section.intro = (
+        f"{seconds} s at each rate, exactly once, epochs of 1 s, one worker, one view of 5 windows x 3 aggregates over "
+        f"50,000 cards; events of now. {PROBES_A_SECOND} probes a second among them are looked for without pause. The "
+        "job has one CPU; broker, Valkey, load and probes share the other. A probe's time runs from the producer's "
+        "acknowledgement (acks=all) to the read that sees its value; one seen before counts as 0."
+    )
+    rows = []
+    with topics.broker(options) as server:
+        for rate in RATES:
+            found, cpu = _at(options, server, rate, seconds)
+            ms = np.percentile(found * 1e3, [50, 99, 99.9, 100])
+            rows.append(
+                [f"{rate:,} events/s", f"{len(found):,}", *(f"{one:,.1f}" for one in ms), f"{cpu:.1f}"]
+            )
+            if rate in AIMS_MS:
+                aim = AIMS_MS[rate]
+                section.aim(f"{rate:,} events/s: p99 {ms[1]:,.0f} ms (aim: under {aim})", ms[1] < aim)
+    head = ("", "probes", "p50 ms", "p99 ms", "p99.9 ms", "most ms", "job's CPU s/M")
+    section.tables.append(table(head, rows))
+    return section
+
+
+def _at(options: Options, server: Broker, rate: int, seconds: int) -> tuple[np.ndarray, float]:
+    """Return the probes' seconds, and the job's CPU seconds a million events."""
+    topic = f"transactions-{rate}"
+    server.create(topic, topics.PARTITIONS)
+    definition = options.fresh(f"freshness-{rate}.yaml")
+    definition.write_text(DEFINITION.read_text().replace(f"topic: {topics.TOPIC}", f"topic: {topic}"))
+    folder, out = options.fresh("freshness"), options.fresh("probes.npy")
+    with running(options.fresh("valkey")) as store:
+        topics.off_the_job(store.pid)
+        job = _start(
+            [
+                "-m", "dataflows.cli", "run", str(definition), "--source", f"kafka://{server.address}",
+                "--store", store.uri, "--state", str(folder / "state"), "--quiet",
+            ],
+            set(machine_cpus()),
+        )  # fmt: skip
+        try:
+            _warm(server, store, topic)
+            time.sleep(SETTLE_SECONDS)
+            before = _cpu(job.pid)
+            beside = [
+                _start(["-m", "benchmarks.probe", *words], topics.others())
+                for words in (
+                    ["load", server.address, topic, str(rate - PROBES_A_SECOND), str(seconds)],
+                    ["watch", server.address, topic, str(PROBES_A_SECOND), str(seconds), str(store.port),
+                     _prefix(definition), str(out)],
+                )
+            ]  # fmt: skip
+            failed = [one.wait() for one in beside]
+            used = _cpu(job.pid) - before
+        finally:
+            job.send_signal(signal.SIGTERM)
+            code = job.wait(60)
+        if any(failed) or code:
+            raise RuntimeError(
+                f"freshness at {rate}: load and probes ended with {failed}, the job with {code}"
+            )
+    return np.load(out), used / (rate * seconds) * 1e6
+
+
+def _start(words: list[str], cpus: set[int]) -> subprocess.Popen[bytes]:
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)  # the child begins where this thread is
+    try:
+        return subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+def _warm(server: Broker, store: Valkey, topic: str) -> None:
+    """Send some seconds of load and wait until the store has records."""
+    words = ["load", server.address, topic, "1000", "2"]
+    _start(["-m", "benchmarks.probe", *words], topics.others()).wait()
+    deadline = time.monotonic() + 120
+    with store.client() as client:
+        while client.dbsize() < 100:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the job wrote nothing")
+            time.sleep(0.2)
+
+
+def _prefix(definition: Path) -> str:
+    view = load(definition).views["card_activity"]
+    return f"lookback:{view.name}:{view.fingerprint[:12]}:"
+
+
+def _cpu(pid: int) -> float:
+    """Return the CPU seconds of a process and its children so far."""
+    root = psutil.Process(pid)
+    return sum(sum(one.cpu_times()[:2]) for one in [root, *root.children(recursive=True)])
