@@ -21,6 +21,7 @@ NAMES = (
     "live_redis",
     "kafka_catch_up",
     "kafka_freshness",
+    "kafka_peers",
     "growth",
     "memory",
     "refresh",
