@@ -42,6 +42,10 @@ def _parse(message: KafkaSourceMessage[Any, Any]) -> tuple[str, tuple[datetime, 
     return value["card"], (datetime.fromtimestamp(value["ts"] / 1000, UTC), value["amount"])
 
 
+def _time(event: tuple[datetime, float]) -> datetime:
+    return event[0]
+
+
 def _fold(found: Fold, event: tuple[datetime, float]) -> Fold:
     return found[0] + 1, found[1] + event[1], max(found[2], event[1])
 
@@ -55,9 +59,9 @@ def main() -> None:
     servers, topic, state = sys.argv[1:]
     flow = Dataflow("peer")
     source = KafkaSource([servers], [topic], tail=False)
-    events = op.map("parse", op.input("in", flow, source), _parse)  # type: ignore[arg-type, var-annotated]
+    events = op.map("parse", op.input("in", flow, source), _parse)  # type: ignore[arg-type]
     for seconds in SECONDS:
-        clock = win.EventClock(lambda event: event[0], timedelta(minutes=10))
+        clock: win.EventClock[tuple[datetime, float]] = win.EventClock(_time, timedelta(minutes=10))
         length = timedelta(seconds=seconds)
         windower = win.SlidingWindower(length, length / STEPS, datetime(2024, 1, 1, tzinfo=UTC))
         found = win.fold_window(

@@ -9,8 +9,8 @@ import json
 import sys
 from datetime import timedelta
 
-from quixstreams import Application
-from quixstreams.dataframe.windows import Count, Max, Sum
+from quixstreams import Application  # type: ignore[import-not-found]
+from quixstreams.dataframe.windows import Count, Max, Sum  # type: ignore[import-not-found]
 
 WINDOWS = {"1m": 60, "1h": 3_600, "1d": 86_400, "7d": 604_800, "30d": 2_592_000}
 
