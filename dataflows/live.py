@@ -204,12 +204,12 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             pieces, counts = view.rows_of(slots[again])
             owner = np.concatenate([owner[order], np.repeat(np.flatnonzero(again), counts)])
             rows = np.concatenate([rows[:, order], pieces], axis=1)
+        # Rows that a long wave has already left behind are none of the record's: they would count against its limit.
         order = np.argsort(owner, kind="stable")
+        order = order[rows[0, order] > view.log.covers_from_ms(slots)[owner[order]]]
         starts = np.searchsorted(owner[order], np.arange(len(slots) + 1))
-        rows = rows[:, order]
-        oldest = np.minimum.reduceat(rows[0], starts[:-1])
-        whole = (np.diff(starts) == view.log.lengths(slots)) & (oldest > view.log.covers_from_ms(slots))
-        return self._write(shard, view, slots, starts, rows, again, whole)
+        whole = np.diff(starts) == view.log.lengths(slots)
+        return self._write(shard, view, slots, starts, rows[:, order], again, whole)
 
     def _whole(self, shard: Shard, index: int, view: ViewState, slots: I64) -> ViewWrite:
         """Return the write of these logs with all the rows they have; nothing of an entity that has expired."""

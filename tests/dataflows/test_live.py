@@ -13,7 +13,7 @@ from dataflows.live import LiveShard, MemoryBudget
 from dataflows.route import Chunk, Item
 from dataflows.settings import Part, Settings
 from lookback.definition import loads
-from lookback.stores.base import ViewWrite
+from lookback.stores.base import Lookup, ViewWrite
 from lookback.stores.lmdb import LmdbStore
 from state.rocksdb import block_cache
 from state.shard import ViewSpec, create_shard
@@ -54,11 +54,13 @@ class Life:
         )
         self.pointer = pointer
 
-    def send(self, keys: Sequence[str], first: int) -> list[str]:
+    def send(self, keys: Sequence[str], first: int, apart_ms: int = 1) -> list[str]:
         """Apply one event of each key, from offset `first` on; write what comes out and return its keys."""
         offset = np.arange(first, first + len(keys))
         words = np.zeros((VIEW.plan.width, len(keys)), np.int64)
-        chunk = Chunk(0, list(keys), np.arange(len(keys), dtype=np.int32), 1000 + offset, offset, words, [])
+        names, code = np.unique(keys, return_inverse=True)
+        time_ms = 1000 + apart_ms * offset
+        chunk = Chunk(0, names.tolist(), code.astype(np.int32), time_ms, offset, words, [])
         out, _ = self._logic.on_batch([Item(0, "tx/0", 1000 + int(offset[-1]), [chunk])])
         writes: list[ViewWrite] = list(out)
         if writes:
@@ -119,6 +121,16 @@ def test_what_went_out_is_forgotten_once_its_epoch_is_durable(folder: Path) -> N
     again = Life(folder, life.pointer)
     assert again.send(["k5"], 11) == ["k1", "k5"]
     again.crash()
+
+
+def test_rows_that_a_wave_has_left_behind_do_not_make_a_record_stale(tmp_path: Path) -> None:
+    """Of 1,500 events of one wave 600 are in the window at its end: no more than the store takes."""
+    life = Life(tmp_path, None)
+    life.send(["first"], 0)  # the first wave of a life goes out in another way
+    life.send(["hot"] * 1_500, 1, apart_ms=6_000)
+    (record,) = LmdbStore(tmp_path / "store").read([Lookup(VIEW.fingerprint, "hot", VIEW.plan)])
+    assert record is not None and not record.stale and len(record.rows[0]) == 600
+    life.crash()
 
 
 def test_a_commit_lets_the_sources_go_on_however_small_the_cache(tmp_path: Path) -> None:
