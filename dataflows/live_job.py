@@ -13,6 +13,7 @@ from connectors.sources import KAFKA, Source, absolute, check_settings, open_sou
 from dataflows.beginning import beginning
 from dataflows.board import Board
 from dataflows.clock import EVENT, WALL
+from dataflows.clock_watch import ClockWentBack
 from dataflows.disk import disk_watch, room_at_start
 from dataflows.lost_state import check_state_is_there
 from dataflows.processes import run_workers
@@ -121,6 +122,9 @@ def _run(definition: Definition, options: LiveOptions) -> Outcome:
         while True:
             try:
                 outcome, grown = _until_end_or_growth(settings, source, found, folder.path, options)
+            except ClockWentBack as back:
+                print(f"{back}: the workers start again", file=sys.stderr, flush=True)
+                continue
             except StoreLost as lost:
                 print(f"{lost}: all values are written again from the state", file=sys.stderr, flush=True)
                 settings = replace(settings, generation=_claim(options))

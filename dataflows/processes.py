@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dataflows import failures
+from dataflows.clock_watch import ClockWentBack
 from dataflows.disk import ROOM_BYTES, ended_for_room, free_bytes
 from dataflows.forked import Forked, may_fork
 from dataflows.settings import Settings
@@ -114,7 +115,8 @@ def run_workers(
     from outside: the others then are too, for the rest of a job counts only part of the events. in_fork: workers may
     be forks of this process, and call this first (to let go of what the parent holds).
 
-    Raises WorkerFailed, RefusedError where a worker refused to go on, StoreLost where the store lost something.
+    Raises WorkerFailed, RefusedError where a worker refused to go on, StoreLost where the store lost something,
+    ClockWentBack where a worker's clock did.
     """
     settings = replace(settings, addresses=_free_addresses(settings.workers))
     stopped = drained = False
@@ -183,6 +185,8 @@ def _raise(settings: Settings, codes: list[int]) -> None:
     if record is not None and (record["known"] or (killed is None and not full)):
         if record["exit_code"] == RefusedError.exit_code:
             raise RefusedError(record["message"])
+        if record["kind"] == ClockWentBack.__name__:
+            raise ClockWentBack(record["message"])
         if record["kind"] == StoreLost.__name__:
             raise StoreLost(record["message"])
         if record["exit_code"] == UsageError.exit_code:

@@ -13,6 +13,7 @@ from connectors.training_sink import written
 from dataflows import board as b
 from dataflows.beginning import beginning
 from dataflows.board import Board
+from dataflows.clock_watch import ClockWentBack
 from dataflows.label_rows import labelled_views
 from dataflows.labels import LABELS, TIME, read_labels
 from dataflows.live_job import parts_of
@@ -113,6 +114,8 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
             final_until_ms=_final_until(definition, board, settings),
         )
         manifest = folder.finish(manifest, [files])
+    except ClockWentBack as back:
+        raise LookbackError(f"{back} under the replay: run it again, it begins anew") from None
     finally:
         folder.release()
     return Replayed(manifest, progress.totals(), [view.name for view in left_out])

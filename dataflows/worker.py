@@ -11,7 +11,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from dataflows import failures
+from dataflows import clock_watch, failures
 from dataflows.no_pandas import do_without_pandas
 from dataflows.settings import Settings
 from dataflows.source import drain_on_signals
@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> int:
     _open_many_files()
     drain_on_signals()
     do_without_pandas()
+    clock_watch.watch()
     settings = Settings.from_json(Path(arguments[0]).read_text())
     index = int(arguments[1])
     try:

@@ -82,7 +82,8 @@ def copy(kafka: Broker, topic: str, folder: Path) -> str:
             }
             tables.append(pa.table(columns))
         reader.close()
-        pq.write_table(pa.concat_tables(tables), folder / topic / f"{info.partition:03d}.parquet")
+        if tables:  # an idle partition has no file
+            pq.write_table(pa.concat_tables(tables), folder / topic / f"{info.partition:03d}.parquet")
     return f"archive:{folder}"
 
 
