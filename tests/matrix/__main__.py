@@ -121,9 +121,8 @@ def _commit() -> str:
     head = subprocess.run(
         [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
     )
-    changed = subprocess.run(
-        [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
-    )
+    others = [*git, "status", "--porcelain", "-uno", "--", ".", ":!docs/kill-matrix.md"]
+    changed = subprocess.run(others, capture_output=True, text=True, check=True)
     return head.stdout.strip() + ("+" if changed.stdout else "")
 
 

@@ -46,6 +46,11 @@ class Cell:
         """Return the worker counts of its starts."""
         return LAYOUTS[self.layout]
 
+    @property
+    def moves_broker_clock(self) -> bool:
+        """Return whether Kafka's clock is moved."""
+        return self.how == "clock moved" and self.who in ("Kafka", "all at once")
+
     def impossible(self) -> str:
         """Return why there is no such cell; "" where there is."""
         if self.who == "one of two" and self.layout == "1":
@@ -79,7 +84,8 @@ def impossible_pairs() -> dict[Pair, str]:
 def cover(seed: int) -> list[Cell]:
     """Return cells that have every pair which a possible cell has; greedy, ties by the seed.
 
-    Stalls cost half a minute each, so of equally useful cells one without goes first.
+    Stalls cost half a minute each, so of equally useful cells one without goes first. Cells that move Kafka's clock
+    come last: they need another broker.
     """
     dice = random.Random(seed)
     left = possible()
@@ -91,4 +97,4 @@ def cover(seed: int) -> list[Cell]:
         left.remove(best)
         chosen.append(best)
         open_pairs -= best.pairs
-    return chosen
+    return sorted(chosen, key=lambda cell: cell.moves_broker_clock)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
+import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.matrix.world import World
 from tests.recovery.events import Archive
 from tests.recovery.job import Ended, HarnessError, Job, Run
 
-EVENTS = 60_000
+EVENTS = 50_000
 BATCHES = 100  # about, a partition: some seconds of work, partitions at a pace of their own
 STARTS = 8  # of the same command until it comes to its end, at most
 MORE = 0.05  # of the events that a job reads before it is stopped for another worker count
@@ -66,18 +67,22 @@ class Experiment:
         """Run it; never raises for what the job did."""
         begun = time.monotonic()
         try:
-            job, events, letters_topic = self.prepare()
+            self._job, events, letters_topic = self.prepare()
+            job = self._job
             with check.Poller(self.world.valkey, load(job.definition), events) as poller:
                 self._to_the_end(job)
             self._judge(job, events, poller, letters_topic)
             self.world.forget(events.topic, letters_topic)
-        except AssertionError as error:  # of the world, the servers, the harness: nothing is proved
+        except Exception as error:  # of the world, the servers, the harness: nothing is proved
             self.outcome.verdict = "error"
-            self.outcome.problems.append(str(error)[-3000:])
-            if self._last is not None and self._last.process.poll() is None:
-                self._last.process.kill()  # its workers die with it
-                self._last.process.wait()
+            told = str(error) if isinstance(error, AssertionError) else traceback.format_exc()
+            self.outcome.problems.append(told[-3000:])
+            if self._job is not None:
+                self._job.leave_none()
             self.world.repair()
+        finally:
+            if self._job is not None:
+                self._job.leave_none()
         if self.outcome.problems and self.outcome.verdict == "pass":
             self.outcome.verdict = "fail"
         self.outcome.seconds = time.monotonic() - begun
@@ -87,7 +92,7 @@ class Experiment:
         """Return a job with nothing done, the events that lie before it, and a topic for dead letters."""
         folder = self.world.folder / "cell"
         state = self.world.disks["state"] / "job"
-        for path in (folder, state):
+        for path in (folder, *state.parent.glob("job*")):
             shutil.rmtree(path, ignore_errors=True)
         folder.mkdir()
         topic = f"payments-{self._name}"
@@ -101,8 +106,7 @@ class Experiment:
             end_ms=time.time_ns() // 1_000_000,
             repeats_count=repeats_count,
         )
-        moved = self.cell.how == "clock moved" and self.cell.who in ("Kafka", "all at once")
-        self.world.fresh(events, letters_topic, broker_clock=moved)
+        self.world.fresh(events, letters_topic, broker_clock=self.cell.moves_broker_clock)
         archive = Archive(folder, PARTITIONS, uri=f"kafka://{self.world.kafka.address}", events=events.total)
         where = f"kafka://{self.world.kafka.address}/{letters_topic}"
         on_topic, refreshed = self.dice.random() < 0.5, self.dice.random() < 0.5
@@ -149,12 +153,11 @@ class Experiment:
             self._finish(job)
 
     _stopped = False  # the last start was asked to stop
-    _last: Run | None = None
+    _job: Job | None = None
 
     def _start(self, job: Job, fault: str = "") -> Run:
         environment = self.world.job_environment() if self.cell.how == "clock moved" else {}
-        self._last = job.start(fault, **environment)
-        return self._last
+        return job.start(fault, **environment)
 
     def _crash(self, job: Job) -> None:
         """Leave the store far ahead of the state, so that the next start has much to catch up."""
@@ -263,6 +266,7 @@ class Experiment:
 
     def _rescaled(self, run: Run) -> Ended:
         """Stop a job that goes on, once it has gone on, so that it starts with another worker count."""
+        self._stopped = False
         before, more = run.rows(), int(MORE * self._size)
         limit = time.monotonic() + 60
         while run.process.poll() is None and time.monotonic() < limit:

@@ -82,11 +82,13 @@ def _two_jobs(job: Job, lab: Experiment) -> None:
     first.until(lambda: first.rows() > begun + 2000, "2,000 rows more")
     other = Job(
         job.folder / "second", job.definition, job.archive, seed=lab.dice.randrange(1 << 20), server=job.server,
-        epoch=job.epoch, jitter_rows=job.jitter_rows, off=job.off, state_at=job.state.with_name("second"),
+        epoch=job.epoch, jitter_rows=job.jitter_rows, off=job.off, state_at=job.state.with_name("job-2"),
     )  # fmt: skip
     other.folder.mkdir()
-    second = other.start()
-    codes = second.wait().code, first.wait().code
+    try:
+        codes = other.start().wait().code, first.wait().code
+    finally:
+        other.leave_none()
     if codes != ((0, 0) if job.off else (0, 3)):
         raise HarnessError(f"the second job and the first ended with {codes}")
 
@@ -104,13 +106,16 @@ def caught(world: World, name: str, seed: int, events: int = EVENTS) -> Caught:
     """Run the switch's cell with the protection on, then with it off until it is caught."""
     does, plan = SWITCHES[name]
     begun = time.monotonic()
-    result = Caught(name, does, on="; ".join(_problems(world, plan, seed, "", events)))
-    for number in range(TRIES):
-        result.tries += 1
-        problems = _problems(world, plan, seed + number, name, events)
-        if problems:
-            result.words = problems[0]
-            break
+    result = Caught(name, does)
+    try:
+        result.on = "; ".join(_problems(world, plan, seed, "", events))
+        while not result.words and result.tries < TRIES:
+            problems = _problems(world, plan, seed + result.tries, name, events)
+            result.words = problems[0] if problems else ""
+            result.tries += 1
+    except AssertionError as error:  # nothing is proved
+        result.on = f"error: {error}"[-1000:]
+        world.repair()
     result.seconds = time.monotonic() - begun
     return result
 
@@ -118,8 +123,11 @@ def caught(world: World, name: str, seed: int, events: int = EVENTS) -> Caught:
 def _problems(world: World, plan: Plan, seed: int, off: str, events: int) -> list[str]:
     lab = Experiment(world, CELL, seed, events, off)
     job, made, letters_topic = lab.prepare()
-    with check.Poller(world.valkey, load(job.definition), made) as poller:
-        plan(job, lab)
+    try:
+        with check.Poller(world.valkey, load(job.definition), made) as poller:
+            plan(job, lab)
+    finally:
+        job.leave_none()
     found = check.judge(poller, made, np.random.default_rng(seed))
     found += check.final(world.valkey, job.definition, made)
     world.forget(made.topic, letters_topic)

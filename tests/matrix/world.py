@@ -11,7 +11,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -187,7 +187,8 @@ class World:
             wait(lambda name=name: abs(self.clock_of(name)) < 60, f"the clock of {name} is right again")  # type: ignore[misc]
         with redis.Redis(port=self.valkey.port) as client:
             client.flushall()
-            client.bgrewriteaof()
+            with suppress(redis.ResponseError):  # it is at it already
+                client.bgrewriteaof()
         self.kafka.create(events.topic, PARTITIONS)
         self.kafka.create(letters_topic, PARTITIONS)
         self._produce(events)
@@ -221,7 +222,9 @@ class World:
 
     def forget(self, *topics: str) -> None:
         """Delete a cell's topics."""
-        self.kafka.admin().delete_topics(list(topics))
+        admin = self.kafka.admin()
+        for done in admin.delete_topics(list(topics)).values():
+            done.result(30)
 
 
 @contextmanager

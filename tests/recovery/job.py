@@ -59,6 +59,7 @@ class Job:
     state_at: Path | None = None
     store_at: Path | None = None
     server: str = ""  # URI of a store that is no folder
+    last: Run | None = None
 
     @property
     def state(self) -> Path:
@@ -95,7 +96,14 @@ class Job:
             "--state", str(self.state), "--workers", str(self.workers), "--epoch", self.epoch,
             "--until-end", "--quiet", *self.options,
         ]  # fmt: skip
-        return Run(self, launch(arguments, env, self.folder / f"said-{self.starts}"), note)
+        self.last = Run(self, launch(arguments, env, self.folder / f"said-{self.starts}"), note)
+        return self.last
+
+    def leave_none(self) -> None:
+        """Kill what still runs of the last start; its workers die with it."""
+        if self.last is not None and self.last.process.poll() is None:
+            self.last.process.kill()
+            self.last.process.wait()
 
     def finish(self) -> Ended:
         """Run it to its end, which it must reach."""
