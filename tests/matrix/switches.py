@@ -44,9 +44,20 @@ def _kill_at(job: Job, point: str, epoch: str) -> None:
     job.epoch = usual
 
 
-def _store_ahead(job: Job, lab: Experiment) -> None:
-    """Kill it with the store ahead of the state, so that both partitions come back in another order."""
-    _kill_at(job, f"2-after:{lab.dice.randint(10, 20)}", "30s")
+def _kill_ahead(job: Job, share: float) -> None:
+    """Kill it once it has read so much of its events, the store ahead of a state that has committed nothing."""
+    usual, job.epoch = job.epoch, "30s"
+    run = job.start()
+    run.until(lambda: run.rows() > share * job.archive.events, f"{share:.0%} of the rows")
+    os.kill(run.pids()[0], signal.SIGKILL)
+    if "SIGKILL" not in (ended := run.wait()).said:
+        raise HarnessError(f"nobody says that the job was killed: {ended}")
+    job.epoch = usual
+
+
+def _half_way(job: Job, _: Experiment) -> None:
+    """Kill it half-way: the partitions come back in another order."""
+    _kill_ahead(job, 0.5)
     job.finish()
 
 
@@ -63,30 +74,26 @@ def _torn(job: Job, lab: Experiment) -> None:
     job.finish()
 
 
-def _late_kill(job: Job, _: Experiment) -> None:
-    """Kill it near its end, so that some partitions are at their end before the slowest has caught up."""
-    usual, job.epoch = job.epoch, "30s"
-    run = job.start()
-    run.until(lambda: run.rows() > 0.85 * job.archive.events, "most of the rows")
-    os.kill(run.pids()[0], signal.SIGKILL)
-    if "SIGKILL" not in (ended := run.wait()).said:
-        raise HarnessError(f"nobody says that the job was killed: {ended}")
-    job.epoch = usual
+def _near_the_end(job: Job, _: Experiment) -> None:
+    """Kill it near its end: some partitions are at their end before the slowest has caught up."""
+    _kill_ahead(job, 0.85)
     job.finish()
 
 
 def _two_jobs(job: Job, lab: Experiment) -> None:
-    """Start a second job with a state of its own on the same store, while the first one works."""
-    first = job.start()
-    begun = first.until(first.rows, "a first batch")
-    first.until(lambda: first.rows() > begun + 2000, "2,000 rows more")
+    """Start a second job with a state of its own on the same store; the first goes on once both are as far."""
+    first = job.start("2-before:20:pause")
+    first.until(lambda: first.note.exists() and first.rows(), "the point")
     other = Job(
         job.folder / "second", job.definition, job.archive, seed=lab.dice.randrange(1 << 20), server=job.server,
         epoch=job.epoch, jitter_rows=job.jitter_rows, off=job.off, state_at=job.state.with_name("job-2"),
     )  # fmt: skip
     other.folder.mkdir()
     try:
-        codes = other.start().wait().code, first.wait().code
+        second = other.start()
+        second.until(lambda: second.rows() >= first.rows(), "as many rows as the first job has read")
+        first.note.with_name(f"{first.note.name}.go").touch()
+        codes = second.wait().code, first.wait().code
     finally:
         other.leave_none()
     if codes != ((0, 0) if job.off else (0, 3)):
@@ -96,9 +103,9 @@ def _two_jobs(job: Job, lab: Experiment) -> None:
 SWITCHES: dict[str, tuple[str, Plan]] = {
     "offset_dedupe": ("rows at or below an applied offset are dropped", _shards_apart),
     "synced_batch": ("rows and offsets are one synced batch", _torn),
-    "served_mark": ("nothing goes out before the served mark is passed", _store_ahead),
+    "served_mark": ("nothing goes out before the served mark is passed", _half_way),
     "generation": ("the store refuses an older job's writes", _two_jobs),
-    "dirty_set": ("what was held back goes out once the mark is passed", _late_kill),
+    "dirty_set": ("what was held back goes out once the mark is passed", _near_the_end),
 }
 
 

@@ -19,6 +19,8 @@ import redis
 from confluent_kafka import Producer
 
 from tests.matrix.events import PARTITIONS, Events
+from tests.services.clock import library
+from tests.services.clock import skip_reason as no_clock
 from tests.services.kafka import Broker, jars
 from tests.services.kafka import skip_reason as no_kafka
 from tests.services.valkey import Valkey
@@ -27,7 +29,6 @@ MIB = 1 << 20
 DISK_BYTES = {"state": 256 * MIB, "kafka": 512 * MIB, "valkey": 512 * MIB}
 WORKERS = 3  # at most
 SITE = Path(__file__).resolve().parent / "site"
-LIBRARY = "libfaketimeMT.so.1"
 LIMIT_SECONDS = 90.0
 T = TypeVar("T")
 
@@ -36,19 +37,11 @@ class WorldError(AssertionError):
     """The world did not do what the harness told it to: nothing is proved."""
 
 
-def faketime() -> Path | None:
-    """Return libfaketime, None where it is not installed."""
-    found = sorted(Path("/usr/lib").glob(f"**/faketime/{LIBRARY}"))
-    return found[0] if found else None
-
-
 def skip_reason() -> str | None:
     """Return why there can be no matrix on this machine; None where there can."""
-    if faketime() is None:
-        return "no libfaketime: run `apt-get install libfaketime`"
     if os.geteuid() != 0:
         return "small disks need a mount: run as root"
-    return no_kafka()
+    return no_clock() or no_kafka()
 
 
 def wait(found: Callable[[], T], what: str, seconds: float = LIMIT_SECONDS) -> T:
@@ -106,7 +99,7 @@ class World:
     def own_clock(self, name: str) -> dict[str, str]:
         """Return the environment of a process whose clock is `name`."""
         return {
-            "LD_PRELOAD": str(faketime()),
+            "LD_PRELOAD": str(library()),
             "FAKETIME_TIMESTAMP_FILE": str(self.clocks / name),
             "FAKETIME_CACHE_DURATION": "1",
             # Only the clock that tells the time of day; a JVM hangs where the library touches its timed waits.
