@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflows import repeats as module
 from dataflows.repeats import Repeats
+from dataflows.replay_job import ReplayOptions, replay
 from dataflows.route import Judge
+from lookback.definition import load
 from lookback.errors import RefusedError
+from lookback.training import load_training
 
 LATENESS, AHEAD = 100, 50
+T0 = 1_700_000_000_000
 
 Event = tuple[Any, int, int]  # id, event time, broker time
 IDS = st.one_of(st.none(), st.integers(-3, 3))
@@ -158,3 +165,43 @@ def test_rows_that_are_gone_are_refused_with_their_number_or_accepted() -> None:
     state = repeats.state()  # a start after that one misses nothing
     repeats, rung = again()
     repeats.recall_end(rung, "tx/0", accept_loss=False)
+
+
+REPLAYED = """
+streams:
+  tx:
+    topic: tx
+    event_time: {field: ts, unit: ms}
+    event_id: id
+    drop_repeats: 3h
+    lateness: 1m
+    max_ahead: 1m
+    fields: {id: string, card: string}
+entities: {card: string}
+views:
+  v: {entity: card, stream: tx, features: {n: {agg: count, windows: [10m]}}}
+"""
+
+
+def test_a_replay_that_starts_in_the_middle_reads_the_horizon_before_it(tmp_path: Path) -> None:
+    """Ids come again up to four hours later with a new time: far beyond the window, which is all that it would read."""
+    (tmp_path / "features.yaml").write_text(REPLAYED)
+    definition = load(tmp_path / "features.yaml")
+    rng = np.random.default_rng(5)
+    times = T0 + 20_000 * np.arange(4000)
+    ids = [f"e{max(0, n - int(rng.integers(1, 720))) if rng.random() < 0.4 else n}" for n in range(4000)]
+    columns = {
+        "ts": times, "id": ids, "card": [f"c{n % 3}" for n in range(4000)], "_partition": np.arange(4000) % 2,
+        "_offset": np.arange(4000) // 2, "_timestamp_ms": times,
+    }  # fmt: skip
+    (tmp_path / "archive" / "tx").mkdir(parents=True)
+    pq.write_table(pa.table(columns), tmp_path / "archive" / "tx" / "a.parquet", row_group_size=100)
+    start = int(times[2500])
+    found, counts = [], []
+    for name, from_ms in (("whole", 0), ("middle", start)):
+        options = ReplayOptions(f"archive:{tmp_path / 'archive'}", tmp_path / name, from_ms, quiet=True)
+        counts.append(replay(definition, options).counts)
+        rows = load_training(tmp_path / name).arrow()
+        found.append(rows.filter(pc.greater_equal(rows["event_time_ms"], start)))
+    assert found[0].equals(found[1]) and found[0].num_rows > 800
+    assert 0 < counts[1]["repeat"] < counts[0]["repeat"] and counts[1]["rows"] < 2300

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from confluent_kafka import TopicPartition
 
 from connectors.archive import Archive
 from connectors.decode import Decoder
@@ -257,3 +258,37 @@ def test_an_event_from_2099_without_broker_times_makes_its_partitions_events_lat
         assert reading.values["cards.n_10m"] == 1
     del logs.rows["from 2099"]
     assert_values(definition, live.store, logs, [T0 + 5000 * 300 + later for later in (0, MINUTE, DAY)])
+
+
+def test_a_topic_that_lost_the_ids_of_the_horizon_is_refused(
+    kafka: Broker, topic: str, live: Live, rng: np.random.Generator
+) -> None:
+    """Rows that are counted, and yet needed to tell what comes again; accepted once, it is not asked again."""
+    events = by_partition(rng, range(400))
+    send(kafka, topic, events)
+    assert live.finish() == 0, live.said()
+    admin, place = kafka.admin(), TopicPartition(topic, 0, 390)
+    admin.delete_records([place])[place].result(30)
+    assert live.finish() == 3
+    assert "are gone that the job has counted and whose ids it must know" in live.said()
+    assert live.finish("--accept-loss") == 0, live.said()
+    before, refused = counted(live), counts(live)
+    assert before > 100
+    left = [(event, events[0][-1][1]) for event, _ in events[0][-8:]]
+    send(kafka, topic, {0: left})
+    assert live.finish() == 0, live.said()
+    assert live.offsets()[f"{topic}/0"] == 408
+    assert counted(live) == before
+    again = counts(live)
+    assert sum(again.values()) == sum(refused.values()) + 8 and again["repeat"] >= refused["repeat"] + 4
+
+
+def counted(live: Live) -> int:
+    """Return how many events of all cards the store holds."""
+    total = 0
+    with Client(live.definition, f"lmdb:{live.store}") as client:
+        for n in range(7):
+            value = client.get({"card": f"c{n}"}, at=END_MS).values["cards.n_3d"]
+            assert isinstance(value, int)
+            total += value
+    return total
