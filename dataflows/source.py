@@ -210,7 +210,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         everyone = self._replay or not self._started or self._ended
         clock_ms, final = (NEVER, False) if self._replay else self._clock.read()
         ticks = not self._replay and self._is_tick()
-        woken = self._woken(clock_ms) if ticks else set()
+        woken = self._woken(clock_ms) if ticks and clock_ms > NEVER else set()
         lookers = self._looking() if ticks else set()
         mark = self._ingest.judge.watermark_ms
         if self._replay:
