@@ -22,6 +22,7 @@ NAMES = (
     "kafka_catch_up",
     "kafka_freshness",
     "kafka_peers",
+    "kafka_restart",
     "growth",
     "memory",
     "refresh",

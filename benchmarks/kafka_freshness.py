@@ -64,7 +64,7 @@ def _at(options: Options, server: Broker, rate: int, seconds: int) -> tuple[np.n
     folder, out = options.fresh("freshness"), options.fresh("probes.npy")
     with running(options.fresh("valkey")) as store:
         topics.off_the_job(store.pid)
-        job = _start(
+        job = start(
             [
                 "-m", "dataflows.cli", "run", str(definition), "--source", f"kafka://{server.address}",
                 "--store", store.uri, "--state", str(folder / "state"), "--quiet",
@@ -76,11 +76,11 @@ def _at(options: Options, server: Broker, rate: int, seconds: int) -> tuple[np.n
             time.sleep(SETTLE_SECONDS)
             before = _cpu(job.pid)
             beside = [
-                _start(["-m", "benchmarks.probe", *words], topics.others())
+                start(["-m", "benchmarks.probe", *words], topics.others())
                 for words in (
                     ["load", server.address, topic, str(rate - PROBES_A_SECOND), str(seconds)],
                     ["watch", server.address, topic, str(PROBES_A_SECOND), str(seconds), str(store.port),
-                     _prefix(definition), str(out)],
+                     prefix(definition), str(out)],
                 )
             ]  # fmt: skip
             failed = [one.wait() for one in beside]
@@ -95,7 +95,8 @@ def _at(options: Options, server: Broker, rate: int, seconds: int) -> tuple[np.n
     return np.load(out), used / (rate * seconds) * 1e6
 
 
-def _start(words: list[str], cpus: set[int]) -> subprocess.Popen[bytes]:
+def start(words: list[str], cpus: set[int]) -> subprocess.Popen[bytes]:
+    """Start Python with these arguments on these CPUs."""
     mine = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)  # the child begins where this thread is
     try:
@@ -107,7 +108,7 @@ def _start(words: list[str], cpus: set[int]) -> subprocess.Popen[bytes]:
 def _warm(server: Broker, store: Valkey, topic: str) -> None:
     """Send some seconds of load and wait until the store has records."""
     words = ["load", server.address, topic, "1000", "2"]
-    _start(["-m", "benchmarks.probe", *words], topics.others()).wait()
+    start(["-m", "benchmarks.probe", *words], topics.others()).wait()
     deadline = time.monotonic() + 120
     with store.client() as client:
         while client.dbsize() < 100:
@@ -116,7 +117,8 @@ def _warm(server: Broker, store: Valkey, topic: str) -> None:
             time.sleep(0.2)
 
 
-def _prefix(definition: Path) -> str:
+def prefix(definition: Path) -> str:
+    """Return what the keys of a definition's records begin with."""
     view = load(definition).views["card_activity"]
     return f"lookback:{view.name}:{view.fingerprint[:12]}:"
 

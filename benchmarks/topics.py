@@ -68,14 +68,20 @@ def partition_of(card: bytes) -> int:
     return int(card[1:]) % PARTITIONS
 
 
-def load(server: Broker, archive: Path, topic: str = TOPIC) -> int:
-    """Put an archive's JSON lines into a new topic, each under its card; return how many they were."""
+def load(server: Broker, archive: Path, topic: str = TOPIC, later_ms: int = 0) -> int:
+    """Put an archive's JSON lines into a new topic, each under its card; return how many they were.
+
+    later_ms: by how much events are to be later than they are there.
+    """
     server.create(topic, PARTITIONS)
     sender, count = producer(server), 0
     with (archive / TOPIC / "events.jsonl").open("rb") as lines:
         for line in lines:
             start = line.index(b'"card":"') + 8
             card = line[start : line.index(b'"', start)]
+            if later_ms:
+                at = line.index(b'"ts":') + 5
+                line = b"%b%d%b" % (line[:at], int(line[at : at + 13]) + later_ms, line[at + 13 :])
             while True:
                 try:
                     sender.produce(topic, line[:-1], key=card, partition=partition_of(card))

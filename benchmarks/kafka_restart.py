@@ -1,0 +1,110 @@
+"""How soon after SIGKILL a job with a million entities of state gives its first fresh value."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from benchmarks import data, topics
+from benchmarks.kafka_catch_up import DEFINITION
+from benchmarks.kafka_freshness import prefix, start
+from benchmarks.measure import ROOT, machine_cpus
+from benchmarks.options import Options
+from benchmarks.probe import FIELD, event
+from benchmarks.results import Section, table
+from tests.services.kafka import Broker
+from tests.services.valkey import Valkey, running
+
+NAME = "kafka_restart"
+FULL = 1_000_000
+AIM_SECONDS = 10.0
+LIMIT_SECONDS = 120.0
+SPAN_MS = 20 * data.DAY_MS  # so that all entities are in a window still
+
+
+def run(options: Options) -> Section:
+    """Fill a state, then kill the job and start it again, `repeat` times over."""
+    cards = options.rows(FULL)
+    section = Section(NAME, "Restart after SIGKILL", options.command(NAME))
+    section.intro = (
+        f"A job on Kafka and Valkey with {cards:,} entities of state (one view of 5 windows x 3 aggregates, one event "
+        "each over the last 20 days, then one more for two thirds of them) is killed by SIGKILL, all of its processes, "
+        "while events come; an event is sent, the same command is given again, and the time runs until the event's "
+        f"value is read from Valkey: interpreter start included. {options.repeat} times, one CPU for the job."
+    )
+    payments = data.Payments(rows=cards * 5 // 3, cards=cards, hot=0, hot_percent=0, span_ms=SPAN_MS)
+    later_ms = time.time_ns() // 1_000_000 - data.START_MS - SPAN_MS
+    found: list[float] = []
+    with topics.broker(options) as server, running(options.fresh("valkey")) as store:
+        topics.off_the_job(store.pid)
+        topics.load(server, data.lines(options.work, payments), later_ms=later_ms)
+        job = _job(server, store, options.fresh("restart"))
+        subprocess.run([*job, "--until-end"], cwd=ROOT, check=True)
+        with store.client() as client:
+            entities = client.dbsize() // 2
+        for number in range(options.repeat + 1):
+            process = start(job[1:], set(machine_cpus()))
+            took = _fresh(server, store, f"p{number:07d}")
+            if number:  # the first start followed no kill
+                found.append(took)
+            beside = start(
+                ["-m", "benchmarks.probe", "load", server.address, topics.TOPIC, "2000", "4"], topics.others()
+            )
+            time.sleep(3)
+            _kill(process)
+            beside.wait()
+    section.tables.append(
+        table(
+            ("", "median s", "least–most"),
+            [
+                [
+                    f"{entities:,} records",
+                    f"{statistics.median(found):.1f}",
+                    f"{min(found):.1f}–{max(found):.1f}",
+                ]
+            ],
+        )
+    )
+    section.aim(
+        f"{statistics.median(found):.1f} s (aim: under {AIM_SECONDS:g})",
+        statistics.median(found) < AIM_SECONDS,
+    )
+    return section
+
+
+def _job(server: Broker, store: Valkey, folder: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "dataflows.cli", "run", str(DEFINITION), "--source", f"kafka://{server.address}",
+        "--store", store.uri, "--state", str(folder / "state"), "--quiet",
+    ]  # fmt: skip
+
+
+def _fresh(server: Broker, store: Valkey, card: str) -> float:
+    """Send an event of a card; return how many seconds it took until its value was there."""
+    begin = time.perf_counter()
+    sender = topics.producer(server)
+    sender.produce(
+        topics.TOPIC, event(2_000_000_000, card, 100), partition=topics.partition_of(card.encode())
+    )
+    sender.flush(30)
+    key = f"{prefix(DEFINITION)}{{{card}}}"
+    with store.client() as client:
+        while client.hget(key, FIELD) is None:
+            if time.perf_counter() - begin > LIMIT_SECONDS:
+                raise RuntimeError("the job that was started again gave no value")
+            time.sleep(0.01)
+    return time.perf_counter() - begin
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a job's processes, all at once."""
+    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        os.kill(one.pid, signal.SIGKILL)
+    process.wait()
