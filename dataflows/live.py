@@ -196,7 +196,6 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
     def _changed(self, shard: Shard, index: int, view: ViewState, row_slots: I64, rows: I64) -> ViewWrite:
         """Return the write of what one wave of batches changed."""
         slots, owner = np.unique(row_slots, return_inverse=True)
-        shard.dirty[index].update(view.keys_of(slots.tolist()))
         again = view.fits_again(slots)
         if again.any():
             # A log that was too long for the store fits again: its record takes all the rows at once.
@@ -209,7 +208,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         order = order[rows[0, order] > view.log.covers_from_ms(slots)[owner[order]]]
         starts = np.searchsorted(owner[order], np.arange(len(slots) + 1))
         whole = np.diff(starts) == view.log.lengths(slots)
-        return self._write(shard, view, slots, starts, rows[:, order], again, whole)
+        return self._write(shard, index, view, slots, starts, rows[:, order], again, whole)
 
     def _whole(self, shard: Shard, index: int, view: ViewState, slots: I64) -> ViewWrite:
         """Return the write of these logs with all the rows they have; nothing of an entity that has expired."""
@@ -218,7 +217,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         rows, counts = view.rows_of(slots)
         starts = np.concatenate([[0], np.cumsum(counts)])
         every = np.ones(len(slots), bool)
-        return self._write(shard, view, slots, starts, rows, every, every)
+        return self._write(shard, index, view, slots, starts, rows, every, every)
 
     def _refresh(self, shard: Shard, index: int, view: ViewState) -> Iterator[ViewWrite]:
         """Yield writes of values that have changed though no event came; none before the mark is passed."""
@@ -226,18 +225,19 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             return
         for slots in self._refresher.turns(view):
             if len(slots):
-                shard.dirty[index].update(view.keys_of(slots))
                 faults.reach("2-refresh", shard.shard)
                 none = np.zeros(len(slots), bool)
                 no_rows = np.empty((ROW_HEAD + view.plan.width, 0), np.int64)
                 starts = np.zeros(len(slots) + 1, np.int64)
-                yield self._write(shard, view, slots, starts, no_rows, none, none, known=True)
+                yield self._write(shard, index, view, slots, starts, no_rows, none, none, known=True)
             self._budget.evict(shard)
 
     def _write(
-        self, shard: Shard, view: ViewState, slots: I64, starts: I64, rows: I64, replace: Any, whole: Any,
+        self, shard: Shard, index: int, view: ViewState, slots: I64, starts: I64, rows: I64, replace: Any, whole: Any,
         *, known: bool = False,
     ) -> ViewWrite:  # fmt: skip
+        keys = view.keys_of(slots)
+        shard.dirty[index].update(keys)
         newest, as_of = view.log.newest_ms(slots), view.as_of_ms(slots)
         values = view.log.evaluate_as_of(slots, as_of)
         view.sent(slots, as_of)
@@ -249,7 +249,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             view=view.name,
             fingerprint=view.fingerprint,
             shard=shard.shard,
-            keys=view.keys_of(slots.tolist()),
+            keys=keys,
             event_time_ms=newest,
             as_of_ms=as_of,
             sequence=view.sequence,
@@ -333,17 +333,19 @@ def _insert(view: ViewState, chunks: list[tuple[Chunk, slice]]) -> Change:
     if len(chunks) > 1:
         found = pa.concat_arrays([pa.array(chunk.keys) for chunk, _ in chunks]).dictionary_encode()
         keys, index = found.dictionary, found.indices.to_numpy()
-    codes, rows, start = [], [], 0
-    for chunk, fresh in chunks:
+    sizes = [len(chunk.position) - fresh.start for chunk, fresh in chunks]
+    rows = np.empty((ROW_HEAD + view.plan.width, sum(sizes)), np.int64)
+    codes, start, row = np.empty(sum(sizes), np.int64), 0, 0
+    for (chunk, fresh), size in zip(chunks, sizes, strict=True):
+        mine = slice(row, row + size)
         code = chunk.code[fresh]
-        codes.append(code if index is None else index[code + start])
-        start += len(chunk.keys)
-        values = view.intern(chunk.texts, np.ascontiguousarray(chunk.values[:, fresh]))
-        rows.append(np.vstack([chunk.time_ms[fresh], chunk.position[fresh], values]))
-    slots = view.slots(keys)[np.concatenate(codes)]
-    joined = rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
-    view.apply(slots, joined[0], joined[1], joined[2:])
-    return slots, joined
+        codes[mine] = code if index is None else index[code + start]
+        rows[0, mine], rows[1, mine] = chunk.time_ms[fresh], chunk.position[fresh]
+        rows[ROW_HEAD:, mine] = view.intern(chunk.texts, chunk.values[:, fresh])
+        start, row = start + len(chunk.keys), row + size
+    slots = view.slots(keys)[codes]
+    view.apply(slots, rows[0], rows[1], rows[ROW_HEAD:])
+    return slots, rows
 
 
 def _batches(keys: set[str]) -> Iterator[list[str]]:
