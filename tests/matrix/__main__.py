@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.matrix import report, switches
-from tests.matrix.cells import cover, possible
+from tests.matrix.cells import Cell, cover, possible
 from tests.matrix.experiment import EVENTS, Experiment
-from tests.matrix.world import a_world, skip_reason
+from tests.matrix.world import World, a_world, skip_reason
 
 ROOT = Path(__file__).resolve().parents[2]
 Line = dict[str, Any]
@@ -35,46 +35,56 @@ def main(arguments: list[str]) -> int:
     if reason is not None:
         print(f"no kill matrix here: {reason}", file=sys.stderr)
         return 1
-    commit = _commit()
+    commit = options.commit or _commit()
     cells = possible() if options.full else cover(options.seed)
     cells = cells[: options.cells or None]
     ledger = Ledger(options.work / "ledger.jsonl", options.seed, commit, options.events)
+    if not options.report_only:
+        with (
+            tempfile.TemporaryDirectory(prefix="lookback-matrix-") as folder,
+            a_world(Path(folder) / "world") as world,
+        ):
+            _run_cells(world, cells, ledger, options)
+            _run_switches(world, ledger, options.seed)
+    lines = {cell: ledger.lines[cell.name] for cell in cells if cell.name in ledger.lines}
+    off = {name: ledger.lines[f"off {name}"] for name in switches.SWITCHES if f"off {name}" in ledger.lines}
+    if options.report:
+        options.report.write_text(
+            report.text(
+                lines, off, options.seed, commit, full=options.full, planned=len(cells), note=options.note
+            )
+        )
+        print(f"wrote {options.report}")
+    good = all(line["verdict"] == "pass" for line in lines.values())
+    seen = all(line["words"] and not line["on"] for line in off.values())
+    return 0 if good and seen and len(lines) == len(cells) and len(off) == len(switches.SWITCHES) else 1
+
+
+def _run_cells(world: World, cells: list[Cell], ledger: Ledger, options: argparse.Namespace) -> None:
     todo = [cell for cell in cells if cell.name not in ledger.lines]
     print(
-        f"kill matrix: seed {options.seed}, commit {commit}, {len(cells)} cells, {len(todo)} to do",
-        flush=True,
+        f"kill matrix: seed {options.seed}, {len(cells)} cells, {len(todo)} to do on this commit", flush=True
     )
-    with (
-        tempfile.TemporaryDirectory(prefix="lookback-matrix-") as folder,
-        a_world(Path(folder) / "world") as world,
-    ):
-        begun = time.monotonic()
-        for number, cell in enumerate(todo):
-            outcome = Experiment(world, cell, options.seed, options.events).run()
-            ledger.add(cell.name, asdict(outcome))
-            took = time.monotonic() - begun
-            left = took / (number + 1) * (len(todo) - number - 1)
-            print(
-                f"[{len(cells) - len(todo) + number + 1}/{len(cells)}] {outcome.verdict} {outcome.seconds:.0f} s  "
-                f"{cell.name}  at {outcome.at}; {left / 60:.0f} min left",
-                flush=True,
-            )
-            for problem in outcome.problems[:3]:
-                print(f"    {problem}", flush=True)
-        for name in switches.SWITCHES:
-            if f"off {name}" not in ledger.lines:
-                caught = switches.caught(world, name, options.seed)
-                ledger.add(f"off {name}", asdict(caught))
-                print(f"{name} off: {caught.words or 'NOT CAUGHT'} ({caught.seconds:.0f} s)", flush=True)
-    lines = {cell: ledger.lines[cell.name] for cell in cells}
-    off = {name: ledger.lines[f"off {name}"] for name in switches.SWITCHES}
-    if options.report:
-        options.report.write_text(report.text(lines, off, options.seed, commit, full=options.full))
-        print(f"wrote {options.report}")
-    good = all(line["verdict"] == "pass" for line in lines.values()) and all(
-        line["words"] for line in off.values()
-    )
-    return 0 if good else 1
+    begun = time.monotonic()
+    for number, cell in enumerate(todo, 1):
+        outcome = Experiment(world, cell, options.seed, options.events).run()
+        ledger.add(cell.name, asdict(outcome))
+        left = (time.monotonic() - begun) / number * (len(todo) - number)
+        print(
+            f"[{len(cells) - len(todo) + number}/{len(cells)}] {outcome.verdict} {outcome.seconds:.0f} s  "
+            f"{cell.name}  at {outcome.at}; {left / 60:.0f} min left",
+            flush=True,
+        )
+        for problem in outcome.problems[:3]:
+            print(f"    {problem}", flush=True)
+
+
+def _run_switches(world: World, ledger: Ledger, seed: int) -> None:
+    for name in switches.SWITCHES:
+        if f"off {name}" not in ledger.lines:
+            caught = switches.caught(world, name, seed)
+            ledger.add(f"off {name}", asdict(caught))
+            print(f"{name} off: {caught.words or 'NOT CAUGHT'} ({caught.seconds:.0f} s)", flush=True)
 
 
 class Ledger:
@@ -108,6 +118,11 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--work", type=Path, default=ROOT / ".lookback" / "matrix", help="where the ledger lies"
     )
     parser.add_argument("--report", type=Path, help="the page to write")
+    parser.add_argument("--report-only", action="store_true", help="run nothing: write what the ledger holds")
+    parser.add_argument("--commit", help="of the ledger's lines, where it is not the one checked out")
+    parser.add_argument(
+        "--note", default="", help="a sentence for the report: what was special about this run"
+    )
     parser.add_argument("--anew", action="store_true", help="forget what the ledger holds")
     options = parser.parse_args(arguments)
     if options.anew:

@@ -49,13 +49,28 @@ backwards by an hour, in the struck processes alone; disks are small ones of the
 """
 
 
-def text(lines: Lines, off: Mapping[str, Mapping[str, Any]], seed: int, commit: str, *, full: bool) -> str:
+def text(
+    lines: Lines,
+    off: Mapping[str, Mapping[str, Any]],
+    seed: int,
+    commit: str,
+    *,
+    full: bool,
+    planned: int,
+    note: str,
+) -> str:
     """Return the page."""
-    parts = [HEAD, *_summary(lines, seed, commit, full=full), *_counts(lines), *_pairs(lines), *_impossible()]
+    parts = [
+        HEAD,
+        *_summary(lines, seed, commit, full=full, planned=planned, note=note),
+        *_counts(lines),
+        *_pairs(lines),
+        *_impossible(),
+    ]
     return "\n".join([*parts, *_switches(off), *_cells(lines)]) + "\n"
 
 
-def _summary(lines: Lines, seed: int, commit: str, *, full: bool) -> Iterator[str]:
+def _summary(lines: Lines, seed: int, commit: str, *, full: bool, planned: int, note: str) -> Iterator[str]:
     verdicts = Counter(line["verdict"] for line in lines.values())
     seconds = sum(line["seconds"] for line in lines.values())
 
@@ -64,11 +79,18 @@ def _summary(lines: Lines, seed: int, commit: str, *, full: bool) -> Iterator[st
 
     yield "## The last run"
     yield (
-        f"Seed {seed}, commit {commit}, {'the full product' if full else 'every pair of dimensions'}: "
-        f"**{len(lines)} cells, {verdicts['pass']} passed, {verdicts['fail']} failed, {verdicts['error']} errors**, in "
-        f"{seconds / 60:.0f} minutes on {os.cpu_count()} cores ({platform.machine()}, Python "
+        f"Seed {seed}, commit {commit}, {'the full product' if full else 'cells for every pair of dimensions'}: "
+        f"**{len(lines)} cells, {verdicts['pass']} passed, {verdicts['fail']} failed, {verdicts['error']} errors**; "
+        f"the cells took {seconds / 60:.0f} minutes together ({os.cpu_count()} cores, {platform.machine()}, Python "
         f"{platform.python_version()})."
     )
+    if len(lines) < planned:
+        yield (
+            f"**{planned - len(lines)} of the {planned} cells were not run**: the run was broken off; the same command "
+            "goes on with them."
+        )
+    if note:
+        yield note
     starts = sum(len(line["starts"]) for line in lines.values())
     yield (
         f"{total('events'):,} events, {total('letters'):,} of them dead letters ({total('letters sent again'):,} sent "

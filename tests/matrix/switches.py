@@ -87,6 +87,7 @@ def _two_jobs(job: Job, lab: Experiment) -> None:
     other = Job(
         job.folder / "second", job.definition, job.archive, seed=lab.dice.randrange(1 << 20), server=job.server,
         epoch=job.epoch, jitter_rows=job.jitter_rows, off=job.off, state_at=job.state.with_name("job-2"),
+        options=["--accept-lost-state"],
     )  # fmt: skip
     other.folder.mkdir()
     try:
