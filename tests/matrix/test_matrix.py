@@ -21,7 +21,7 @@ from tests.matrix.experiment import Experiment
 from tests.matrix.world import World, a_world, skip_reason
 
 MATRIX_SEED = int(os.environ.get("LOOKBACK_MATRIX_SEED", str(SEED)))
-CELLS = int(os.environ.get("LOOKBACK_MATRIX_CELLS", "3"))
+CELLS = int(os.environ.get("LOOKBACK_MATRIX_CELLS", "2"))
 EVENTS = 20_000
 END_MS = 1_700_000_000_000
 
