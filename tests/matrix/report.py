@@ -87,7 +87,7 @@ def _summary(lines: Lines, seed: int, commit: str, *, full: bool, planned: int, 
     if len(lines) < planned:
         yield (
             f"**{planned - len(lines)} of the {planned} cells were not run**: the run was broken off; the same command "
-            "goes on with them."
+            "goes on with them while the commit is the same."
         )
     if note:
         yield note
