@@ -102,7 +102,7 @@ def test_list_show_and_requeue(kafka: Broker, topics: tuple[str, str], tmp_path:
     assert (
         listed.code == 0 and f"{late} late of {source}" in listed.said and f"{broken} parse of" in listed.said
     )
-    assert listed.said.count("older than the partition's watermark") == 3
+    assert listed.said.count("behind the partition's watermark") == 3
     shown = dead_letters(tmp_path, "show", f"{source}/1@5", "--dead-letters", place)
     assert shown.code == 0 and "{oops \\xff" in shown.said and "key k\\xfe" in shown.said
     assert "event time unknown" in shown.said and "broker time 2023-11-14 22:18:20Z" in shown.said
