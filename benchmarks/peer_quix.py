@@ -5,7 +5,6 @@
 Run by its own interpreter (see `kafka_peers`): it wants other versions of packages that Lookback pins.
 """
 
-import json
 import sys
 from datetime import timedelta
 
@@ -29,7 +28,7 @@ def main() -> None:
     )
     topic = app.topic(
         name,
-        value_deserializer=lambda raw, _: json.loads(raw),
+        value_deserializer="json",
         timestamp_extractor=lambda value, headers, time_ms, kind: value["ts"],
     )
     out = app.topic(f"{name}-quix", value_serializer="json")
