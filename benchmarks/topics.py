@@ -58,6 +58,7 @@ def producer(server: Broker) -> Producer:
     return Producer(
         {
             "bootstrap.servers": server.address, "linger.ms": 20, "acks": "all", "compression.type": "lz4",
+            "enable.idempotence": True,  # a batch that is sent again must not change the order
             "queue.buffering.max.messages": 500_000, "batch.num.messages": 10_000,
         }
     )  # fmt: skip
