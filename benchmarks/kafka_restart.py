@@ -34,8 +34,8 @@ def run(options: Options) -> Section:
     cards = options.rows(FULL) * 5 // 4  # of which 1 - exp(-5 / 3) have an event
     section = Section(NAME, "Restart after SIGKILL", options.command(NAME))
     section.intro = (
-        f"A job on Kafka and Valkey that has counted {cards * 5 // 3:,} events of {cards:,} cards, drawn at random over "
-        "the last 20 days (one view of 5 windows x 3 aggregates), is killed by SIGKILL, all of its processes, while events "
+        f"A job on Kafka and Valkey has counted {cards * 5 // 3:,} events of {cards:,} cards, drawn at random over the "
+        "last 20 days (5 windows x 3 aggregates). It is killed by SIGKILL, all of its processes, while events "
         "come; an event is sent, the same command is given again, and the time runs until the event's "
         f"value is read from Valkey: interpreter start included. {options.repeat} times, one CPU for the job."
     )
