@@ -85,10 +85,6 @@ class Timers:
             slots = slots[np.argpartition(self.due_ms[slots], most)[:most]]
         return slots
 
-    def overdue_count(self, clock_ms: int) -> int:
-        """Return how many slots are due."""
-        return int(np.count_nonzero(self.due_ms <= clock_ms))
-
     def woken(self, clock_ms: int, most: int) -> tuple[list[str], I64]:
         """Return the entities whose timers in the database ran out, at most so many, and when each was due."""
         names: list[str] = []
