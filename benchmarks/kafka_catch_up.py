@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import data, topics
 from benchmarks.measure import Figures, Usage, machine_cpus
 from benchmarks.measure import run as run_command
-from benchmarks.options import DEFINITIONS, Options, row
+from benchmarks.options import Options, row
 from benchmarks.results import Section, table
 from tests.services.kafka import Broker
 from tests.services.valkey import running
@@ -22,7 +22,6 @@ NAME = "kafka_catch_up"
 FULL = 5_000_000
 AIMS = {"LMDB": 150_000, "Valkey": 60_000}
 AIM_CPU = 10.0
-DEFINITION = DEFINITIONS / "one_view_json.yaml"
 OFF = {"LOOKBACK_FAULT_OFF": "offset_dedupe,served_mark,log"}
 
 
@@ -49,11 +48,12 @@ def run(options: Options) -> Section:
     cases = {(store, once): Case([], [], []) for store in AIMS for once in (True, False)}
     with topics.broker(options) as server:
         topics.load(server, archive)
-        with _tiny(options, server, tiny):
-            starts = {store: _one(options, server, store, True)[0] for store in [*AIMS, *AIMS]}
+        topics.load(server, tiny, "tiny")
+        few = topics.definition_on(options, "tiny")
+        starts = {store: _one(options, server, store, few)[0] for store in [*AIMS, *AIMS]}
         for _ in range(options.repeat):
             for (store, once), case in cases.items():
-                usage, broker, kv = _one(options, server, store, once)
+                usage, broker, kv = _one(options, server, store, topics.DEFINITION, once)
                 case.figures.append(usage)
                 case.broker.append(broker)
                 case.store.append(kv)
@@ -81,35 +81,20 @@ def run(options: Options) -> Section:
     return section
 
 
-@contextmanager
-def _tiny(options: Options, server: Broker, tiny: Path) -> Iterator[None]:
-    """Give a topic of 1,000 messages in the other's place: what a start takes."""
-    global _TOPIC_DEFINITION
-    topics.load(server, tiny, "tiny")
-    path = options.fresh("tiny.yaml")
-    path.write_text(DEFINITION.read_text().replace(f"topic: {topics.TOPIC}", "topic: tiny"))
-    _TOPIC_DEFINITION = path
-    try:
-        yield
-    finally:
-        _TOPIC_DEFINITION = DEFINITION
-
-
-_TOPIC_DEFINITION = DEFINITION
-
-
-def _job(server: Broker, store: str, folder: Path) -> list[str]:
+def _job(server: Broker, store: str, folder: Path, definition: Path = topics.DEFINITION) -> list[str]:
     return [
-        "run", str(_TOPIC_DEFINITION), "--source", f"kafka://{server.address}", "--store", store,
+        "run", str(definition), "--source", f"kafka://{server.address}", "--store", store,
         "--state", str(folder / "state"), "--until-end", "--quiet",
     ]  # fmt: skip
 
 
-def _one(options: Options, server: Broker, store: str, once: bool) -> tuple[Usage, float, float]:
+def _one(
+    options: Options, server: Broker, store: str, definition: Path, once: bool = True
+) -> tuple[Usage, float, float]:
     """Return the job's usage, and the CPU seconds of broker and store meanwhile."""
     with _store(options, store) as (uri, pid):
         folder = options.fresh("catch-up")
-        job = [sys.executable, "-m", "dataflows.cli", *_job(server, uri, folder)]
+        job = [sys.executable, "-m", "dataflows.cli", *_job(server, uri, folder, definition)]
         before = topics.cpu_seconds(server.pid), topics.cpu_seconds(pid) if pid else 0.0
         usage = run_command(job, machine_cpus(), {} if once else OFF)
         after = topics.cpu_seconds(server.pid), topics.cpu_seconds(pid) if pid else 0.0

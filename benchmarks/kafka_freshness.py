@@ -14,7 +14,7 @@ import psutil
 
 from benchmarks import topics
 from benchmarks.measure import ROOT, machine_cpus
-from benchmarks.options import DEFINITIONS, Options
+from benchmarks.options import Options
 from benchmarks.results import Section, table
 from lookback.definition import load
 from tests.services.kafka import Broker
@@ -26,7 +26,6 @@ SECONDS = 120
 AIMS_MS = {5_000: 50, 20_000: 150}  # of the 99th percentile
 PROBES_A_SECOND = 100
 SETTLE_SECONDS = 8.0  # from the job's start: kernels are loaded, stores open, caches warm
-DEFINITION = DEFINITIONS / "one_view_json.yaml"
 
 
 def run(options: Options) -> Section:
@@ -59,8 +58,7 @@ def _at(options: Options, server: Broker, rate: int, seconds: int) -> tuple[np.n
     """Return the probes' seconds, and the job's CPU seconds a million events."""
     topic = f"transactions-{rate}"
     server.create(topic, topics.PARTITIONS)
-    definition = options.fresh(f"freshness-{rate}.yaml")
-    definition.write_text(DEFINITION.read_text().replace(f"topic: {topics.TOPIC}", f"topic: {topic}"))
+    definition = topics.definition_on(options, topic)
     folder, out = options.fresh("freshness"), options.fresh("probes.npy")
     with running(options.fresh("valkey")) as store:
         topics.off_the_job(store.pid)

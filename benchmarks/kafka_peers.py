@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import data, topics
-from benchmarks.kafka_catch_up import DEFINITION
 from benchmarks.measure import Usage, machine_cpus
 from benchmarks.measure import run as run_command
 from benchmarks.options import Options
@@ -78,8 +77,7 @@ def run(options: Options) -> Section:
 
 def _ours(options: Options, server: Broker) -> Run:
     def one(topic: str, _: int) -> Usage:
-        definition = options.fresh("peers.yaml")
-        definition.write_text(DEFINITION.read_text().replace(f"topic: {topics.TOPIC}", f"topic: {topic}"))
+        definition = topics.definition_on(options, topic)
         folder = options.fresh("peers")
         command = [
             sys.executable, "-m", "dataflows.cli", "run", str(definition), "--source", f"kafka://{server.address}",

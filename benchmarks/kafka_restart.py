@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 
 from benchmarks import data, topics
-from benchmarks.kafka_catch_up import DEFINITION
 from benchmarks.kafka_freshness import prefix, start
 from benchmarks.measure import ROOT, machine_cpus
 from benchmarks.options import Options
@@ -81,7 +80,7 @@ def run(options: Options) -> Section:
 
 def _job(server: Broker, store: Valkey, folder: Path) -> list[str]:
     return [
-        sys.executable, "-m", "dataflows.cli", "run", str(DEFINITION), "--source", f"kafka://{server.address}",
+        sys.executable, "-m", "dataflows.cli", "run", str(topics.DEFINITION), "--source", f"kafka://{server.address}",
         "--store", store.uri, "--state", str(folder / "state"), "--quiet",
     ]  # fmt: skip
 
@@ -94,7 +93,7 @@ def _fresh(server: Broker, store: Valkey, card: str) -> float:
         topics.TOPIC, event(2_000_000_000, card, 100), partition=topics.partition_of(card.encode())
     )
     sender.flush(30)
-    key = f"{prefix(DEFINITION)}{{{card}}}"
+    key = f"{prefix(topics.DEFINITION)}{{{card}}}"
     with store.client() as client:
         while client.hget(key, FIELD) is None:
             if time.perf_counter() - begin > LIMIT_SECONDS:

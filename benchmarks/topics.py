@@ -15,11 +15,12 @@ import psutil
 from confluent_kafka import Producer
 
 from benchmarks.measure import machine_cpus
-from benchmarks.options import Options
+from benchmarks.options import DEFINITIONS, Options
 from tests.services.kafka import Broker, jars
 
 TOPIC = "transactions"
 PARTITIONS = 4
+DEFINITION = DEFINITIONS / "one_view_json.yaml"  # over TOPIC
 
 
 def others() -> set[int]:
@@ -51,6 +52,13 @@ def broker(options: Options) -> Iterator[Broker]:
 def off_the_job(pid: int) -> None:
     """Move a server off the job's CPU."""
     os.sched_setaffinity(pid, others())
+
+
+def definition_on(options: Options, topic: str) -> Path:
+    """Return the definition that the Kafka benchmarks share, over another topic."""
+    path = options.fresh(f"{topic}.yaml")
+    path.write_text(DEFINITION.read_text().replace(f"topic: {TOPIC}", f"topic: {topic}"))
+    return path
 
 
 def producer(server: Broker) -> Producer:
