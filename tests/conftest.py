@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.services.kafka import Broker, jars, skip_reason
+from tests.services.kafka import Broker, jars_or_skip
 from tests.services.valkey import Valkey, running
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,11 +89,7 @@ def pytest_runtest_makereport(
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """Return the session's Kafka broker; skips where none is to be had. A test makes topics of its own."""
-    reason = skip_reason()
-    if reason is not None:
-        pytest.skip(reason)
-    libs = jars()
-    assert libs is not None
+    libs = jars_or_skip()
     broker = Broker(tmp_path_factory.mktemp("kafka") / "broker", libs)
     try:
         broker.start()

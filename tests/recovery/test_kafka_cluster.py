@@ -13,18 +13,14 @@ from tests.recovery.events import TOPIC
 from tests.recovery.job import Job
 from tests.recovery.served import Poller
 from tests.recovery.test_kafka import assert_as_undisturbed, put_on_topic, reach
-from tests.services.kafka import jars, skip_reason
+from tests.services.kafka import jars_or_skip
 from tests.services.kafka_cluster import Cluster
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Return three brokers; skips where none are to be had."""
-    reason = skip_reason()
-    if reason is not None:
-        pytest.skip(reason)
-    libs = jars()
-    assert libs is not None
+    libs = jars_or_skip()
     brokers = Cluster(tmp_path_factory.mktemp("cluster") / "brokers", libs)
     try:
         brokers.start()

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from confluent_kafka import KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
@@ -260,6 +261,16 @@ def put(producer: Producer, topic: str, partition: int, one: Sent, failed: list[
             return
         except BufferError:
             producer.poll(0.5)
+
+
+def jars_or_skip() -> Path:
+    """Return the folder of Kafka's jars; skips where tests can't have a broker."""
+    reason = skip_reason()
+    if reason is not None:
+        pytest.skip(reason)
+    libs = jars()
+    assert libs is not None
+    return libs
 
 
 def skip_reason() -> str | None:
