@@ -6,6 +6,7 @@ Runs at the source, columns at a time, so that what it decides depends on the pa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,7 @@ import xxhash
 from dataflows.board import NEVER
 from lookback.definition import View
 from lookback.events import EventBatch, Keys, ViewRows, key_texts
-from lookback.windows.plan import OFFSET_BITS, ROW_HEAD
-from lookback.windows.text_words import text_words
+from lookback.windows.plan import OFFSET_BITS
 from lookback.windows.texts import distinct
 
 I64 = npt.NDArray[np.int64]
@@ -41,6 +41,17 @@ class Chunk:
     instants: bool = False  # ask as of these, insert nothing
     event_time_ms: I64 | None = None
     base: pa.RecordBatch | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send another process this part alone: Arrow would take along all of what a slice is cut from."""
+        keys = self.keys if isinstance(self.keys, list) else _own(self.keys)
+        base = None if self.base is None else self.base.take(pa.array(np.arange(len(self.base))))
+        rest = (self.position, self.values, self.texts, self.instants, self.event_time_ms, base)
+        return Chunk, (self.view, keys, self.code, self.time_ms, *rest)
+
+
+def _own(keys: pa.StringArray) -> pa.StringArray:
+    return keys.take(pa.array(np.arange(len(keys))))
 
 
 @dataclass(slots=True)
@@ -158,28 +169,30 @@ def split(
     of_row = np.append(of_key, 0 if keep_null else shards)[rows.key_code]
     order = np.argsort(of_row, kind="stable")
     bounds = np.searchsorted(of_row[order], np.arange(shards + 1))
-    columns = [row - ROW_HEAD for row in text_words(view.plan).rows]
+    # Each column is gathered once, and a shard's part is a piece of it: shards are many, and most waves are small.
+    names = keys.take(pa.array(by_shard))
+    code, time_ms, position, values = (
+        local[rows.key_code[order]],
+        rows.time_ms[order],
+        position[order],
+        rows.values[:, order],
+    )
+    event_time_ms = None if event_time_ms is None else event_time_ms[order]
+    base = None if base is None else base.take(pa.array(order))
+    columns = view.text_columns if rows.texts else []
     found = {}
+    starts, name_starts = bounds.tolist(), key_bounds.tolist()
     for shard in np.flatnonzero(np.diff(bounds)).tolist():
-        mine = order[bounds[shard] : bounds[shard + 1]]
-        names = keys.take(pa.array(by_shard[key_bounds[shard] : key_bounds[shard + 1]]))
-        values = rows.values[:, mine]
-        texts = rows.texts
-        if columns and texts:
-            used, place = distinct(values[columns].reshape(-1), len(texts))
-            values[columns] = place.reshape(len(columns), -1)
+        mine = slice(starts[shard], starts[shard + 1])
+        first = name_starts[shard]
+        own = names.slice(first, name_starts[shard + 1] - first)
+        words, texts = values[:, mine], rows.texts
+        if columns:
+            used, place = distinct(words[columns].reshape(-1), len(texts))
+            words[columns] = place.reshape(len(columns), -1)
             texts = [texts[i] for i in used.tolist()]
-        chunk = Chunk(
-            index,
-            names,
-            local[rows.key_code[mine]],
-            rows.time_ms[mine],
-            position[mine],
-            values,
-            texts,
-            instants,
-        )
+        chunk = Chunk(index, own, code[mine], time_ms[mine], position[mine], words, texts, instants)
         chunk.event_time_ms = None if event_time_ms is None else event_time_ms[mine]
-        chunk.base = None if base is None else base.take(pa.array(mine))
+        chunk.base = None if base is None else base.slice(mine.start, mine.stop - mine.start)
         found[shard] = chunk
     return found

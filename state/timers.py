@@ -47,6 +47,7 @@ class Timers:
         self.as_of_ms: I64 = np.empty(0, np.int64)
         self._puts: dict[bytes, bytes | None] = {}
         self._asleep_ms = NEVER  # the first timer in the database is due then or later
+        self._awake_ms = NONE  # and the first of those in memory
         self._looked = b""  # the last timer taken since the last commit, which deletes those taken
 
     # --- slots -------------------------------------------------------------------------------------------
@@ -72,14 +73,29 @@ class Timers:
         """Forget slots."""
         self.due_ms[slots] = NONE
 
+    def set(self, slots: I64, due_ms: I64) -> None:
+        """Let these slots be due then."""
+        self.due_ms[slots] = due_ms
+        self._awake_ms = min(self._awake_ms, int(due_ms.min(initial=NONE)))
+
     # --- what is due -------------------------------------------------------------------------------------
 
     def next_due_ms(self) -> int:
-        """Return when something is due next, as far as is known; NONE: never."""
-        return min(int(self.due_ms.min(initial=NONE)), self._asleep_ms)
+        """Return before when nothing is due; NONE: nothing ever.
+
+        Exact after `look`, and then too early perhaps: a wave must not cost a look at all that is in memory.
+        """
+        return min(self._awake_ms, self._asleep_ms)
+
+    def look(self, clock_ms: int) -> None:
+        """See when something is due next, where that may be by now."""
+        if self._awake_ms <= clock_ms:
+            self._awake_ms = int(self.due_ms.min(initial=NONE))
 
     def overdue(self, clock_ms: int, most: int) -> I64:
         """Return at most so many slots that are due, the longest first."""
+        if self._awake_ms > clock_ms:
+            return np.empty(0, np.int64)
         slots = np.flatnonzero(self.due_ms <= clock_ms)
         if len(slots) > most:
             slots = slots[np.argpartition(self.due_ms[slots], most)[:most]]

@@ -212,7 +212,7 @@ class ViewState:
 
     def sent(self, slots: I64, as_of_ms: I64) -> None:
         """Note that values as of these instants go out: the next change after them is due next."""
-        self.timers.due_ms[slots] = self.log.next_changes(slots, as_of_ms, self.timers.slack_ms)
+        self.timers.set(slots, self.log.next_changes(slots, as_of_ms, self.timers.slack_ms))
 
     def overdue(self, clock_ms: int, most: int) -> I64:
         """Return at most so many slots whose values have changed though no event came, the longest due first."""
@@ -220,7 +220,7 @@ class ViewState:
         if names:
             slots = self.slots(names)
             fresh = (self.timers.due_ms[slots] == NONE) & (self.log.lengths(slots) > 0)
-            self.timers.due_ms[slots[fresh]] = dues[fresh]
+            self.timers.set(slots[fresh], dues[fresh])
         return self.timers.overdue(clock_ms, most)
 
     def refreshed(self, slots: I64, clock_ms: int) -> None:
@@ -254,6 +254,7 @@ class ViewState:
 
     def caught_up_to(self, clock_ms: int) -> None:
         """Note that what was due before the first timer left has been sent."""
+        self.timers.look(clock_ms)
         if not self.rebuilding:
             through_ms = min(clock_ms, self.timers.next_due_ms() - 1)
             self.timers.through_ms = max(self.timers.through_ms, through_ms)

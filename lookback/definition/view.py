@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from lookback.definition.compile import FeatureSpec
@@ -18,7 +19,8 @@ from lookback.definition.types import Entity, Field, FieldType, Notes, Stream
 from lookback.definition.values import parse_int, parse_value
 from lookback.errors import UsageError
 from lookback.events import EventBatch, ViewRows
-from lookback.windows.plan import Feature, ViewPlan
+from lookback.windows.plan import ROW_HEAD, Feature, ViewPlan
+from lookback.windows.text_words import text_words
 
 SHORT_FINGERPRINT = 12
 
@@ -50,6 +52,11 @@ class View:
     def features(self) -> tuple[Feature, ...]:
         """The materialized features, in plan order."""
         return self.plan.features
+
+    @cached_property
+    def text_columns(self) -> list[int]:
+        """Which rows of `ViewRows.values` are text ids."""
+        return [row - ROW_HEAD for row in text_words(self.plan).rows]
 
     @property
     def short_fingerprint(self) -> str:
