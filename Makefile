@@ -8,6 +8,8 @@ BIN := .venv/bin
 PYTHON := $(BIN)/python
 FEATURES ?= features/fraud.yaml
 WORKERS ?= 1
+# Tests wait more than they compute: for servers that stall, brokers that are gone for a minute.
+JOBS ?= 3
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,9 +20,9 @@ setup: ## make .venv, install the locked packages, compile the kernels (LOOKBACK
 demo: setup ## run the main job on a million card payments, crash it, replay it, compare (OUT=demo-out)
 	@$(PYTHON) -m examples.card_fraud.demo --out "$(or $(OUT),demo-out)"
 
-test: setup ## run all tests (ARGS="tests/windows -k count" for some of them)
+test: setup ## run all tests, JOBS=3 at once (ARGS="tests/windows -k count" for some of them, one by one)
 	@if command -v java && command -v mvn; then tests/services/kafka.sh; fi >/dev/null
-	@$(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) -m pytest $(if $(ARGS),$(ARGS),-n $(JOBS) --dist loadfile)
 
 lint: setup ## check style, formatting and types
 	@$(BIN)/ruff check .

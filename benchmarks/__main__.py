@@ -26,6 +26,7 @@ NAMES = (
     "growth",
     "memory",
     "refresh",
+    "repeats",
     "backpressure",
     "skew",
     "kernel_speed",
