@@ -174,16 +174,28 @@ class KafkaSource:
 
     def _offsets(self, places: Iterable[Place], spec: OffsetSpec) -> dict[Place, tuple[int, int]]:
         """Return (offset, broker time) of each partition; offset -1 where it has none."""
-        level = IsolationLevel.READ_COMMITTED
-        if self.settings.isolation == "read_uncommitted":
-            level = IsolationLevel.READ_UNCOMMITTED
-        wanted = {TopicPartition(*place): spec for place in places}
-        asked = self.admin.list_offsets(wanted, isolation_level=level, request_timeout=ASK_SECONDS)
+        asked = self._ask_offsets(places, spec, ASK_SECONDS)
         found = {}
         for place, future in asked.items():
             answer = self.answer(future, f"offsets of {place.topic}/{place.partition}")
             found[place.topic, place.partition] = (answer.offset, answer.timestamp)
         return found
+
+    def ask_ends(self, places: Iterable[Place], seconds: float) -> dict[TopicPartition, Future[Any]]:
+        """Ask where partitions end now; the answers, each with an `offset`, are to be had within `seconds`."""
+        return self._ask_offsets(places, OffsetSpec.latest(), seconds)
+
+    def _ask_offsets(
+        self, places: Iterable[Place], spec: OffsetSpec, seconds: float
+    ) -> dict[TopicPartition, Future[Any]]:
+        level = IsolationLevel.READ_COMMITTED
+        if self.settings.isolation == "read_uncommitted":
+            level = IsolationLevel.READ_UNCOMMITTED
+        wanted = {TopicPartition(*place): spec for place in places}
+        asked: dict[TopicPartition, Future[Any]] = self.admin.list_offsets(
+            wanted, isolation_level=level, request_timeout=seconds
+        )
+        return asked
 
     def start_offset(self, topic: str, partition: int, broker_time_ms: int) -> int:
         """Return the first offset whose broker time is at or past a time; the end where there is none."""

@@ -43,10 +43,13 @@ def patiently(call: Callable[[], T], waiting: Waiting) -> T:
 class OnlinePart(StatefulSinkPartition[ViewWrite, None]):
     """One worker's writer."""
 
-    def __init__(self, writer: StoreWriter, step: Step, waiting: Waiting) -> None:
+    def __init__(
+        self, writer: StoreWriter, step: Step, waiting: Waiting, closing: Callable[[], None]
+    ) -> None:
         self._writer = writer
         self._step = step
         self._waiting = waiting
+        self._closing = closing
 
     def write_batch(self, values: list[ViewWrite]) -> None:
         """Write all of a wave; perhaps while the next one is computed."""
@@ -56,6 +59,7 @@ class OnlinePart(StatefulSinkPartition[ViewWrite, None]):
 
     def snapshot(self) -> None:
         """Return once all that was written is durable."""
+        self._closing()
         patiently(self._writer.flush, self._waiting)
         self._step("4-before")
 
@@ -68,12 +72,19 @@ class OnlineSink(FixedPartitionedSink[ViewWrite, None]):
     """As many partitions as the job has workers."""
 
     def __init__(
-        self, parts: int, open_writer: Callable[[], StoreWriter], step: Step, waiting: Waiting
+        self,
+        parts: int,
+        open_writer: Callable[[], StoreWriter],
+        step: Step,
+        waiting: Waiting,
+        closing: Callable[[], None],
     ) -> None:
+        """Take what each writer tells; closing: that an epoch ends, before it is made durable."""
         self._parts = parts
         self._open_writer = open_writer
         self._step = step
         self._waiting = waiting
+        self._closing = closing
 
     def list_parts(self) -> list[str]:
         """Return the partitions' names."""
@@ -85,4 +96,4 @@ class OnlineSink(FixedPartitionedSink[ViewWrite, None]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: Any) -> OnlinePart:
         """Open a writer."""
-        return OnlinePart(self._open_writer(), self._step, self._waiting)
+        return OnlinePart(self._open_writer(), self._step, self._waiting, self._closing)

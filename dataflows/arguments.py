@@ -15,6 +15,7 @@ from lookback.errors import UsageError
 
 MOST_CACHE_BYTES = 1 << 50
 MOST_EPOCH_MS = 3_600_000
+MOST_PORT = 65_535
 
 
 def start_ms(text: str | None) -> int | None:
@@ -29,6 +30,16 @@ def clock(text: str | None) -> str | None:
     if text not in (None, "wall", "event"):
         raise UsageError(f"--clock {text}: write wall or event")
     return text
+
+
+def metrics(text: str | None) -> tuple[str, int] | None:
+    """Return the host and port of HOST:PORT; port 0 is any free one."""
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > MOST_PORT:
+        raise UsageError(f"--metrics {text}: write HOST:PORT, such as 127.0.0.1:9464")
+    return host.strip("[]"), int(port)
 
 
 def within(option: str, value: int, least: int, most: int) -> None:

@@ -9,7 +9,8 @@ makes sources wait) and feeds progress; a torn read costs a little waiting, noth
     store_waits[i] while it waits for the online store; away is the wall clock, in ms, since when the source's servers
     do not answer, 0 while they do; stop is 1 once a worker was asked to stop; due[s] is the clock at which shard s
     wants to be woken (END: not at all), late[s] by how many ms of the clock it is behind with its refreshes
-    row := COLUMNS                  see the names below
+    row := COLUMNS                  see the names below; END_OFFSET, where the partition ends as far as the parent
+    knows, and BROKER_TIME, that of the newest event read, are for those who watch alone
 """
 
 from __future__ import annotations
@@ -23,10 +24,23 @@ import numpy.typing as npt
 WORKERS = 64
 SHARDS = 64
 HEADER = 3 * WORKERS + 2 + 2 * SHARDS
-(WATERMARK, OFFSET, ROWS, BYTES, LATE, AHEAD, BAD, NO_KEY, DONE, TOTAL, EVENT_TIME, FIRST, LOST, REPEAT) = (
-    range(14)
-)
-CAUGHT_UP = 14
+(
+    WATERMARK,
+    OFFSET,
+    ROWS,
+    BYTES,
+    LATE,
+    AHEAD,
+    BAD,
+    NO_KEY,
+    DONE,
+    END_OFFSET,
+    EVENT_TIME,
+    FIRST,
+    LOST,
+    REPEAT,
+) = range(14)
+CAUGHT_UP, BROKER_TIME = 14, 15
 COLUMNS = 16
 NEVER = -(2**62)
 END = np.iinfo(np.int64).max
@@ -64,7 +78,7 @@ class Board:
     def reset(path: Path, parts: int) -> Board:
         """Make an empty board at `path` and map it."""
         words = np.zeros(HEADER + parts * COLUMNS, np.int64)
-        words[HEADER:].reshape(parts, COLUMNS)[:, (WATERMARK, EVENT_TIME, CAUGHT_UP)] = NEVER
+        words[HEADER:].reshape(parts, COLUMNS)[:, (WATERMARK, EVENT_TIME, CAUGHT_UP, BROKER_TIME)] = NEVER
         words[HEADER - 2 * SHARDS : HEADER - SHARDS] = END
         path.parent.mkdir(parents=True, exist_ok=True)
         words.tofile(path)

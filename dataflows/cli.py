@@ -180,6 +180,12 @@ def run(
     accept_lost_state: Annotated[
         bool, typer.Option(help="Count everything again where the store is this job's and the state is new.")
     ] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there.", show_default=False
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Run the live job: keep the features of every event in the online store, exactly once.
@@ -209,6 +215,7 @@ def run(
             accept_lost_state=accept_lost_state,
             clock=arguments.clock(clock),
             quiet=quiet,
+            metrics=arguments.metrics(metrics),
         ),
     )
     counts = outcome.counts

@@ -27,6 +27,8 @@ from dataflows.replay import ReplayShard
 from dataflows.settings import Part, Settings
 from dataflows.source import DEAD, EventSource
 from dataflows.store_waits import store_waits
+from dataflows.telemetry.meters import FILE as METERS
+from dataflows.telemetry.meters import MeterFile, Meters
 from dataflows.training_rows import Rows, rows_of
 from dataflows.unfenced import UnfencedWriter
 from lookback.definition import Definition, View, load
@@ -47,15 +49,16 @@ def build(settings: Settings, worker: int) -> Dataflow:
         raise RefusedError(f"{settings.definition} changed while the job was starting: start it again")
     views = list(definition.views.values())
     rows = rows_of(definition, settings) if settings.out is not None else None
+    meters = _meters(settings, views, worker)
     flow = Dataflow("lookback")
-    items = op.input("source", flow, _source(settings, definition, views, rows))
+    items = op.input("source", flow, _source(settings, definition, views, rows, meters))
     split = op.branch("kind", items, lambda item: item[0].startswith(DEAD))
     if settings.dead_letters is not None:
         letters: Any = op.map("letters", split.trues, lambda item: (item[0][len(DEAD) :], item[1]))
         topics = [(part.topic, part.partition) for part in settings.parts]
         op.output("dead_letters", letters, _letter_sink(settings, topics))
     if rows is None:
-        _live(settings, views, worker, split.falses)
+        _live(settings, views, worker, split.falses, meters)
     else:
         _replay(settings, rows, split.falses)
     return flow
@@ -66,7 +69,16 @@ def specs(views: list[View]) -> list[ViewSpec]:
     return [ViewSpec(view.name, view.fingerprint, view.plan) for view in views]
 
 
-def _source(settings: Settings, definition: Definition, views: list[View], rows: Rows | None) -> EventSource:
+def _meters(settings: Settings, views: list[View], worker: int) -> Meters:
+    if settings.out is not None:
+        return Meters.unheard()
+    file = MeterFile.open(settings.folder / METERS, len(views))
+    return Meters(file, worker, [view.fingerprint for view in views])
+
+
+def _source(
+    settings: Settings, definition: Definition, views: list[View], rows: Rows | None, meters: Meters
+) -> EventSource:
     source = open_source(
         settings.source,
         definition.streams.values(),
@@ -91,7 +103,7 @@ def _source(settings: Settings, definition: Definition, views: list[View], rows:
         return settings.to_ms + definition.streams[part.stream].lateness_ms
 
     labels = rows.batches if isinstance(rows, LabelRows) else None
-    return EventSource(settings, source, make, stop_ms, labels, part_class())
+    return EventSource(settings, source, make, stop_ms, labels, part_class(), meters)
 
 
 def _letter_sink(settings: Settings, topics: list[tuple[str, int]]) -> DeadLetterSink | DeadLetterTopicSink:
@@ -105,23 +117,22 @@ def _letter_sink(settings: Settings, topics: list[tuple[str, int]]) -> DeadLette
     return DeadLetterTopicSink(cluster, topic, topics, settings.job)
 
 
-def _live(settings: Settings, views: list[View], worker: int, items: Any) -> None:
+def _live(settings: Settings, views: list[View], worker: int, items: Any, meters: Meters) -> None:
     board = Board(settings.folder / "board", len(settings.parts))
     budget = MemoryBudget(settings, block_cache(min(64 << 20, settings.cache_bytes // 4)))
-    waits = store_waits(settings.folder, board, worker)
-    open_writer = _writer(settings, views, waits)
+    waits = store_waits(settings.folder, board, worker, meters.failed)
+    open_writer = _writer(settings, views, waits, meters)
     lateness_ms = max(view.stream.lateness_ms for view in views)
 
     def shard(pointer: tuple[int, int] | None) -> LiveShard:
         return LiveShard(
-            settings, specs(views), board, worker, open_writer, waits, budget, pointer, lateness_ms
+            settings, specs(views), board, worker, open_writer, waits, budget, pointer, lateness_ms, meters
         )  # fmt: skip
 
     values = op.stateful_batch("shard", items, shard)
     # The step's name holds the number of writers: Bytewax refuses a resumed step whose partitions are gone.
-    op.output(
-        f"online_{settings.workers}", values, OnlineSink(settings.workers, open_writer, faults.reach, waits)
-    )
+    sink = OnlineSink(settings.workers, open_writer, faults.reach, waits, meters.closing)
+    op.output(f"online_{settings.workers}", values, sink)
 
 
 def _replay(settings: Settings, rows: Rows, items: Any) -> None:
@@ -139,13 +150,16 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def _writer(settings: Settings, views: list[View], waits: Waiting) -> Callable[[], StoreWriter]:
+def _writer(
+    settings: Settings, views: list[View], waits: Waiting, meters: Meters
+) -> Callable[[], StoreWriter]:
     plans = {view.fingerprint: view.plan for view in views}
     names = {view.fingerprint: view.name for view in views}
 
     def open_writer() -> StoreWriter:
         assert settings.store is not None
         writer = open_store(settings.store, write=True).writer(plans, settings.generation, names)
+        writer.written = meters.written
         return UnfencedWriter(writer) if faults.off("generation") else writer
 
     @cache

@@ -23,6 +23,7 @@ from dataflows.refresh import Refresher
 from dataflows.route import I64, Chunk, Item
 from dataflows.settings import Settings
 from dataflows.source import draining
+from dataflows.telemetry.meters import APPLY, COMMIT_STATE, EMIT, Meters
 from lookback.errors import RefusedError
 from lookback.stores.base import AS_OF, SEQUENCE, StoreWriter, ViewWrite, row_limit
 from lookback.windows.log import Values
@@ -55,6 +56,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         budget: MemoryBudget,
         pointer: tuple[int, int] | None,
         lateness_ms: int,
+        meters: Meters | None = None,
     ) -> None:
         self._settings = settings
         self._specs = views
@@ -65,6 +67,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         self._budget = budget
         self._pointer = pointer
         self._lateness_ms = lateness_ms  # the longest of all streams
+        self._meters = meters or Meters.unheard([view.fingerprint for view in views])
         self._shard: Shard | None = None
         self._committed = False
         self._refresher = Refresher(settings, board)
@@ -83,7 +86,9 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             shard.proved_durable([catchup is None for catchup in self._waiting])
             faults.reach("4-after", shard.shard)
         faults.reach("1-before", shard.shard)
+        began_ns = time.perf_counter_ns()
         changes = self._apply(shard, values)
+        began_ns = self._meters.since(APPLY, began_ns)
         faults.reach("1-after", shard.shard)
         self._refresher.hear(values)
         out: list[ViewWrite] = []
@@ -95,6 +100,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         if not out and any(item.look for item in values) and not any(self._waiting):
             none = np.empty(0, np.int64)
             out.append(self._whole(shard, 0, shard.views[0], none))
+        self._meters.since(EMIT, began_ns)
         self._refresher.report(shard.shard, shard.views, any(self._waiting))
         self._bound(shard)
         return out, False
@@ -105,11 +111,14 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         if self._shard is None:
             assert self._pointer is not None  # woken before any batch of this run: the old pointer stands
             return self._pointer
+        began_ns = time.perf_counter_ns()
         self._keep_room()
         self._shard.commit(self._wait_for_room, self._settled_ms(self._shard))
         self._board.waiting[self._worker] = 0
         self._committed = True
         self._bound(self._shard, dirty=False)
+        self._meters.since(COMMIT_STATE, began_ns)
+        self._meters.committed(self._shard, [catchup is not None for catchup in self._waiting])
         return self._shard.pointer()
 
     def _open(self, number: int) -> None:

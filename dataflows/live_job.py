@@ -21,6 +21,10 @@ from dataflows.progress import Progress
 from dataflows.settings import Part, Settings
 from dataflows.state_folder import StateFolder, source_places
 from dataflows.store_waits import store_watch
+from dataflows.telemetry.export import Telemetry, telemetry
+from dataflows.telemetry.meters import FILE as METERS
+from dataflows.telemetry.meters import MeterFile
+from dataflows.telemetry.observed import Observed, set_ends
 from dataflows.unfenced import GENERATION
 from lookback.definition import Definition
 from lookback.errors import SourceError, StoreLost, UsageError
@@ -71,17 +75,18 @@ class LiveOptions:
     accept_lost_state: bool = False
     clock: str | None = None  # wall or event; None: wall where events come as they happen
     quiet: bool = False
+    metrics: tuple[str, int] | None = None  # host and port to serve them at
 
 
 def run(definition: Definition, options: LiveOptions) -> Outcome:
     """Run the live job to the end of its source, or until it is stopped."""
     _one_stream_a_topic(definition)
     check_settings(options.source_settings, options.source, str(options.dead_letters))
-    with room_at_start(options.state):
-        return _run(definition, options)
+    with room_at_start(options.state), telemetry(options.metrics, _say) as told:
+        return _run(definition, options, told)
 
 
-def _run(definition: Definition, options: LiveOptions) -> Outcome:
+def _run(definition: Definition, options: LiveOptions, told: Telemetry) -> Outcome:
     group = f"lookback.{Path(definition.path).stem}"
     source = open_source(
         options.source, definition.streams.values(), settings=options.source_settings, group=group
@@ -121,7 +126,9 @@ def _run(definition: Definition, options: LiveOptions) -> Outcome:
         _warn(definition, source, options)
         while True:
             try:
-                outcome, grown = _until_end_or_growth(settings, source, found, folder.path, options)
+                outcome, grown = _until_end_or_growth(
+                    settings, definition, source, found, folder.path, options, told
+                )
             except ClockWentBack as back:
                 print(f"{back}: the workers start again", file=sys.stderr, flush=True)
                 continue
@@ -158,10 +165,20 @@ def _start_ms(definition: Definition, options: LiveOptions, found: list[Partitio
 
 
 def _until_end_or_growth(
-    settings: Settings, source: Source, found: list[PartitionInfo], folder: Path, options: LiveOptions
+    settings: Settings,
+    definition: Definition,
+    source: Source,
+    found: list[PartitionInfo],
+    folder: Path,
+    options: LiveOptions,
+    telling: Telemetry,
 ) -> tuple[Outcome, bool]:
     """Run the workers; return how it went, and whether they were drained for partitions that are new."""
     board = Board.reset(settings.folder / "board", len(settings.parts))
+    meters = MeterFile.reset(settings.folder / METERS, len(definition.views))
+    ends = {(info.topic, info.partition): info.end_offset for info in found}
+    set_ends(board, {i: ends[part.topic, part.partition] for i, part in enumerate(settings.parts)})
+    telling.watch(Observed.of(settings, definition, board, meters))
     endless = options.source.startswith(KAFKA) and not options.until_end
     watch = _watch(source, settings, board)
 
@@ -170,11 +187,15 @@ def _until_end_or_growth(
 
     total = 0 if endless else sum(info.rows for info in found)
     with Progress("run", board, total, quiet=options.quiet) as progress:
-        ticks = [progress.tick, disk_watch(board, folder).tick, store_watch(board, folder).tick]
+        ticks = [progress.tick, telling.tick, disk_watch(board, folder).tick, store_watch(board, folder).tick]
         ticks += [] if watch is None else [watch.tick]
         stopped = run_workers(settings, *ticks, until=grown, told=lambda: bool(board.stop[0]))
         counts = progress.totals()
     return Outcome(stopped, counts["rows"] - counts["first"], counts), grown() and not stopped
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _watch(source: Source, settings: Settings, board: Board) -> TopicWatch | None:

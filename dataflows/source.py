@@ -27,6 +27,7 @@ from dataflows.ingest import Ingest
 from dataflows.labels import LABELS, LabelBatch
 from dataflows.route import Chunk, Item
 from dataflows.settings import Part, Settings
+from dataflows.telemetry.meters import PUBLISH, Meters
 from state import faults
 
 AHEAD_ROWS = 500_000  # how many rows a replay's partition may be ahead of the slowest one
@@ -98,6 +99,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         stop_ms: int | None,
         budget: EpochBudget,
         counted: int = 0,
+        meters: Meters | None = None,
     ) -> None:
         self._part = part
         self._budget = budget
@@ -128,6 +130,8 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         self._awake: datetime | None = None
         self._published = -1
         self._committing: int | None = None  # the offset of the epoch that is being committed
+        self._meters = meters or Meters.unheard()
+        self._closed = False  # an epoch was, and is being made durable
         self._rows_sent: deque[tuple[int, int]] = deque()  # (watermark, rows so far) of batches ahead
 
     def next_batch(self) -> Iterable[tuple[str, Payload]]:
@@ -141,9 +145,14 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         if self._committing is not None:
             # Bytewax asks for nothing of an epoch before the last one is durable on all workers.
             faults.reach("5-before")
+            began_ns = time.perf_counter_ns()
             self._reader.publish(self._committing)
             self._committing = None
             faults.reach("5-after")
+            self._meters.since(PUBLISH, began_ns)
+        if self._closed:
+            self._closed = False
+            self._meters.durable()
         if self._started and (self._spent() or self._pressed() or (self._replay and self._far_ahead())):
             self._awake = datetime.now(UTC) + timedelta(seconds=FULL_SECONDS)
             return []
@@ -183,6 +192,8 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         self._left -= raw.nbytes
         self._budget.spend(self._epoch, raw.nbytes)
         if len(raw):
+            if raw.broker_time_ms is not None:
+                self._row[b.BROKER_TIME] = raw.broker_time_ms[-1]
             found, bad = self._ingest.take(raw)
             dead += bad
             for mine, more in zip(chunks, found, strict=True):
@@ -285,6 +296,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         self._left = self._settings.epoch_bytes
         self._epoch += 1
         self._ticked = False
+        self._closed = True
         offset = self._place
         if offset != self._published and not self._replay:
             self._committing = self._published = offset
@@ -354,6 +366,7 @@ class EventSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] | N
         stop_ms: Callable[[Part], int | None],
         labels: Callable[[], Iterator[LabelBatch]] | None = None,
         part_class: type[SourcePart] = SourcePart,
+        meters: Meters | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -361,6 +374,7 @@ class EventSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] | N
         self._stop_ms = stop_ms
         self._labels = labels
         self._part_class = part_class
+        self._meters = meters
         self._budget = EpochBudget(settings)
         self._board = Board(settings.folder / "board", len(settings.parts))
         self._index = {part.id: i for i, part in enumerate(settings.parts)}
@@ -388,5 +402,5 @@ class EventSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] | N
         reader = self._source.open(part.topic, part.partition, first, counted=offset)
         # Where this run begins, for progress: rows that earlier runs had read.
         self._board.rows[index, (b.ROWS, b.FIRST)] = ingest.counts.rows
-        own = (ingest, reader, self._board, self._stop_ms(part), self._budget, offset or 0)
+        own = (ingest, reader, self._board, self._stop_ms(part), self._budget, offset or 0, self._meters)
         return self._part_class(part, index, self._settings, *own)

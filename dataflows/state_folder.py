@@ -4,7 +4,7 @@ DIR/state.json   what this state is; written last when it is made, so that a cra
 DIR/lock         held while a job runs
 DIR/shard-NN/    one RocksDB a shard
 DIR/recovery/    Bytewax's recovery store: source offsets and pointers
-DIR/board, settings.json, failure.json, pids, worker-N.log   of the running job; may be deleted when none runs
+DIR/board, meters, settings.json, failure.json, pids, worker-N.log   of the running job; may be deleted when none runs
 """
 
 from __future__ import annotations

@@ -14,14 +14,19 @@ from lookback.errors import StoreError
 FILE = "store-waits"  # in the state folder: why
 
 
-def store_waits(folder: Path, board: Board, worker: int) -> Callable[[str | None], None]:
+def store_waits(
+    folder: Path, board: Board, worker: int, failed: Callable[[], None]
+) -> Callable[[str | None], None]:
     """Return what a worker calls while it waits for the store, with the reason, and with None when it goes on.
 
-    That raises StoreError where the job was asked to stop: what the store has not taken is in the state.
+    failed: told of each call that the store could not take.
+
+    What is returned raises StoreError where the job was asked to stop: what the store has not taken is in the state.
     """
 
     def waits(reason: str | None) -> None:
         if reason is not None:
+            failed()
             if draining():
                 raise StoreError(
                     f"{reason}; the job was stopped while it waited: start it again, nothing is lost"

@@ -9,17 +9,20 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import TopicDescription
 
 from connectors.kafka import KafkaSource, topic_id
 from dataflows import board as b
 from dataflows.board import Board
 from dataflows.settings import Part
+from dataflows.telemetry.observed import set_ends
 from lookback.errors import RefusedError
 
 ASK_SECONDS = 10.0  # between questions: so soon a new partition is seen
+ENDS_SECONDS = 2.0  # between questions where partitions end: for lag alone, which is so old at most
 SAY_SECONDS = 60.0  # between sentences about brokers that are gone
 
 
@@ -32,6 +35,8 @@ class TopicWatch:
         self._known = {(part.topic, part.partition) for part in parts}
         self._ids = {part.topic: part.topic_id for part in parts}
         self._asked: dict[str, Future[TopicDescription]] = {}
+        self._ends: dict[TopicPartition, Future[Any]] = {}
+        self._next_ends = 0.0
         self._next = time.monotonic() + ASK_SECONDS
         self._away_since: float | None = None
         self._said = 0.0
@@ -44,6 +49,7 @@ class TopicWatch:
         self._say_lost()
         now = time.monotonic()
         self._source.admin.poll(0)
+        self._look_for_ends(now)
         if not self._asked and now >= self._next:
             self._asked = self._source.describe(ASK_SECONDS)
             self._next = now + ASK_SECONDS
@@ -53,6 +59,22 @@ class TopicWatch:
             for topic, future in asked.items():
                 away = self._look(topic, future) or away
             self._say(away, now)
+
+    def _look_for_ends(self, now: float) -> None:
+        if not self._ends and now >= self._next_ends:
+            self._ends = self._source.ask_ends(self._known, ASK_SECONDS)
+            self._next_ends = now + ENDS_SECONDS
+        if self._ends and all(future.done() for future in self._ends.values()):
+            asked, self._ends = self._ends, {}
+            rows = {(part.topic, part.partition): row for row, part in enumerate(self._parts)}
+            set_ends(
+                self._board,
+                {
+                    rows[place.topic, place.partition]: future.result().offset
+                    for place, future in asked.items()
+                    if future.exception() is None  # of brokers that are gone the other question tells
+                },
+            )
 
     def _look(self, topic: str, future: Future[TopicDescription]) -> str | None:
         """Compare a topic with what it was; return why it can't be read just now, if it can't."""

@@ -19,6 +19,7 @@ class UnfencedWriter:
 
     def __init__(self, writer: StoreWriter) -> None:
         self._writer = writer
+        self.written = writer.written
 
     def marks(self, fingerprint: str, shard: int) -> dict[str, int] | None:
         """Return the shard's served mark."""

@@ -53,6 +53,7 @@ class ViewState:
         self._records = self._new_records()
         self._sweep = b""
         self._complete = empty  # all that is stored of this view is in memory too
+        self.lookups = self.misses = 0  # entities looked up, and those of them that were not in memory
         self.evictions = 0  # how often slots were given up: a slot looked up before may be another log's now
         # Per slot: earliest time changed since the last commit (max: clean), and when it was last used.
         self._dirty_from: I64 = np.empty(0, np.int64)
@@ -76,6 +77,8 @@ class ViewState:
         """Return the slots of these entities, reading those not in memory; a new one gets an empty log."""
         slots = self._keys.find(texts)
         missing = np.flatnonzero(slots < 0)
+        self.lookups += len(slots)
+        self.misses += len(missing)
         if len(missing):
             new = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
             slots[missing] = self._load(new.take(pa.array(missing)))

@@ -14,7 +14,7 @@ What holds for every store, whatever the order of writes and crashes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -127,8 +127,19 @@ class Lookup:
     texts: bool = True
 
 
+# Told what was written, which of it is stale (as `StoreWriter.write` returns it), and when the call began, by
+# `time.perf_counter_ns`; perhaps by a thread of the writer's own.
+Written = Callable[[Sequence[ViewWrite], Sequence[I64], int], None]
+
+
+def unheard(writes: Sequence[ViewWrite], stale: Sequence[I64], began_ns: int) -> None:
+    """Be told by a writer that nobody listens to."""
+
+
 class StoreWriter(Protocol):
     """The writing side, for the views of one job; one thread at a time."""
+
+    written: Written  # called after each write that the store took; `unheard` until it is set
 
     def marks(self, fingerprint: str, shard: int) -> dict[str, int] | None:
         """Take the shard over for this generation and return its served mark; None: nothing is known of it.

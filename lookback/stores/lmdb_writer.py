@@ -17,6 +17,7 @@ Of each entity, in this order, all or nothing:
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookback.errors import RefusedError
-from lookback.stores.base import I64, NEVER, Bool, ViewWrite, row_limit
+from lookback.stores.base import I64, NEVER, Bool, ViewWrite, Written, row_limit, unheard
 from lookback.stores.lmdb_dictionary import Dictionaries, TextRows
 from lookback.stores.lmdb_environment import META, Environment
 from lookback.stores.lmdb_group import Group, groups
@@ -72,6 +73,7 @@ class LmdbWriter:
     """Writes the views of one job; see `StoreWriter`. One thread at a time."""
 
     def __init__(self, env: Environment, plans: Mapping[str, ViewPlan], generation: int) -> None:
+        self.written: Written = unheard
         self._env = env
         self._generation = generation
         self._meta = env.database(META, create=True)
@@ -104,6 +106,7 @@ class LmdbWriter:
 
     def write(self, writes: Sequence[ViewWrite]) -> list[I64]:
         """Write all in one transaction; return for each the indices of entities whose record is stale."""
+        began_ns = time.perf_counter_ns()
         packed = [pack_keys(write.keys) for write in writes]
         joined = list(groups(writes, packed, self._text_words))
 
@@ -128,6 +131,7 @@ class LmdbWriter:
         stale = self._env.writing(work)
         self._growth = self._env.used_bytes - used
         self._settled = True
+        self.written(writes, stale, began_ns)
         return stale
 
     def flush(self) -> None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lookback.errors import StoreBusy
-from lookback.stores.base import I64, ViewWrite, row_limit
+from lookback.stores.base import I64, ViewWrite, Written, row_limit, unheard
 from lookback.stores.redis_connection import Connection, Script, Server
 from lookback.stores.redis_record import VERSION, Layout, Packed, shard_key
 from lookback.stores.redis_scripts import BEGIN, CHECK, END, TAKE, write_script
@@ -58,6 +58,7 @@ class RedisWriter:
         generation: int,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
+        self.written: Written = unheard
         self._server = server
         self._generation = str(generation)
         self._now_ms = now_ms
@@ -129,6 +130,7 @@ class RedisWriter:
         self._waiting = ()
 
     def _write(self, writes: Sequence[ViewWrite]) -> list[I64]:
+        began_ns = time.perf_counter_ns()
         shards = dict.fromkeys((write.fingerprint, write.shard) for write in writes)
         for shard in shards:
             if shard not in self._marks:
@@ -146,6 +148,7 @@ class RedisWriter:
             connection.run(_END, self._generation, *steps)
         self._marks.update(marks)
         self._kept.update(texts)
+        self.written(writes, stale, began_ns)
         return stale
 
     def _send(self, connection: Connection, writes: Sequence[ViewWrite]) -> list[I64]:

@@ -1,0 +1,233 @@
+"""Metrics on their way out of the parent process: OpenTelemetry's provider, its readers, and the HTTP endpoint.
+
+The endpoint is the threading WSGI server that prometheus_client's own `start_http_server` uses: three paths that a
+scraper and a kubelet ask every few seconds need no framework in the job's process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from dataflows.clock import WALL
+from dataflows.telemetry import meters as m
+from dataflows.telemetry.health import Health, live, ready
+from dataflows.telemetry.metrics import (
+    COUNTER,
+    FRESHNESS,
+    HISTOGRAM,
+    METRICS,
+    STEP,
+    STEP_DURATION,
+    STORE_DURATION,
+    Read,
+)
+from dataflows.telemetry.observed import Observed
+from lookback.errors import UsageError
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, Observation
+    from opentelemetry.sdk.metrics import MeterProvider
+    from prometheus_client import CollectorRegistry
+
+# The endpoint of all signals, or of this one alone.
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+STEPS = {m.APPLY: "1-apply", m.EMIT: "2-emit", m.COMMIT_STATE: "3-commit-state", m.COMMIT_EPOCH: "4-commit-epoch",
+         m.PUBLISH: "5-publish"}  # fmt: skip
+WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class Telemetry:
+    """What is told to the outside of one job, over all starts of its workers."""
+
+    def __init__(self) -> None:
+        self.observed: Observed | None = None
+        self._heard: dict[int, int] = {}  # samples read so far, by worker
+        self._record: dict[int, Callable[[float], None]] = {}  # by kind of sample
+
+    def watch(self, observed: Observed) -> None:
+        """Look at workers that are about to start, whose counts begin anew."""
+        self.observed, self._heard = observed, {}
+
+    def tick(self) -> None:
+        """Take over the samples that workers have left."""
+        job = self.observed
+        if job is None or not self._record:
+            return
+        for worker in range(job.settings.workers):
+            end = int(job.meters.workers[worker, m.NEXT])
+            first = max(self._heard.get(worker, 0), end - m.RING)
+            for at in range(first, end):
+                kind, value = job.meters.samples[worker, at % m.RING].tolist()
+                if kind in self._record:
+                    self._record[kind](value)
+            self._heard[worker] = end
+
+    def instruments(self, provider: MeterProvider) -> None:
+        """Make every metric of the table with a provider."""
+        meter = provider.get_meter("lookback")
+        for metric in METRICS:
+            if metric.kind == HISTOGRAM:
+                made = meter.create_histogram(
+                    metric.name,
+                    metric.unit,
+                    metric.meaning,
+                    explicit_bucket_boundaries_advisory=metric.bounds,
+                )
+                self._record |= _recorders(metric.name, made.record, self._on_wall_clock)
+                continue
+            assert metric.read is not None
+            make = (
+                meter.create_observable_counter if metric.kind == COUNTER else meter.create_observable_gauge
+            )
+            make(metric.name, [self._callback(metric.read)], metric.unit, metric.meaning)
+
+    def _on_wall_clock(self) -> bool:
+        return self.observed is not None and self.observed.settings.clock == WALL
+
+    def _callback(self, read: Read) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        from opentelemetry.metrics import Observation
+
+        def observe(_: CallbackOptions) -> Iterator[Observation]:
+            job = self.observed
+            if job is not None:
+                for value, attributes in read(job):
+                    yield Observation(value, attributes)
+
+        return observe
+
+
+def _recorders(
+    name: str, record: Callable[..., None], on_wall_clock: Callable[[], bool]
+) -> dict[int, Callable[[float], None]]:
+    """Return what takes each kind of sample that a histogram is made of."""
+    if name == STEP_DURATION:
+        return {kind: _of_step(record, step) for kind, step in STEPS.items()}
+    if name == STORE_DURATION:
+        return {m.STORE_WRITE: lambda ns: record(ns / 1e9)}
+    assert name == FRESHNESS
+    return {m.FRESHNESS: lambda ms: record(max(0.0, ms / 1e3)) if on_wall_clock() else None}
+
+
+def _of_step(record: Callable[..., None], step: str) -> Callable[[float], None]:
+    return lambda ns: record(ns / 1e9, {STEP: step})
+
+
+@contextmanager
+def telemetry(metrics: tuple[str, int] | None, say: Callable[[str], None]) -> Iterator[Telemetry]:
+    """Give what tells of a job while the block lasts: over HTTP, by OTLP where the environment says so.
+
+    Raises UsageError where nothing can listen there.
+    """
+    told = Telemetry()
+    pushed = any(os.environ.get(name) for name in ENDPOINTS)
+    if metrics is None and not pushed:
+        yield told  # no library is loaded for nothing
+        return
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from prometheus_client import CollectorRegistry
+
+    readers: list[MetricReader] = []
+    registry = CollectorRegistry()
+    if metrics is not None:
+        readers.append(_prometheus(registry))
+    if pushed:
+        readers.append(_otlp())
+    named = {} if os.environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: "lookback"}
+    provider = MeterProvider(readers, Resource.create(named), shutdown_on_exit=False)
+    told.instruments(provider)
+    try:
+        if metrics is None:
+            yield told
+        else:
+            with _serving(metrics, registry, told, say):
+                yield told
+    finally:
+        told.tick()
+        provider.shutdown()
+
+
+def _prometheus(registry: CollectorRegistry) -> Any:
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from prometheus_client import PROCESS_COLLECTOR
+
+    registry.register(PROCESS_COLLECTOR)
+    return PrometheusMetricReader(scope_info_enabled=False, registry=registry)
+
+
+def _otlp() -> Any:
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    return PeriodicExportingMetricReader(OTLPMetricExporter())
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    block_on_close = False
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing of a request: probes come every few seconds."""
+
+
+@contextmanager
+def _serving(
+    metrics: tuple[str, int], registry: CollectorRegistry, told: Telemetry, say: Callable[[str], None]
+) -> Iterator[None]:
+    host, port = metrics
+    kind = _Server6 if ":" in host else _Server
+    try:
+        server = make_server(host, port, application(registry, told), kind, _Quiet)
+    except OSError as error:
+        raise UsageError(
+            f"--metrics {host}:{port}: nothing can listen there ({error.strerror or error})"
+        ) from None
+    say(f"metrics at http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics")
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="metrics", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def application(registry: CollectorRegistry, told: Telemetry) -> WSGI:
+    """Return the endpoint: /metrics, /healthz and /readyz."""
+    from prometheus_client import make_wsgi_app
+
+    scrape = make_wsgi_app(registry)
+    probes: dict[str, Callable[[Observed | None], Health]] = {"/healthz": live, "/readyz": ready}
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            answer: Iterable[bytes] = scrape(environ, start_response)
+            return answer
+        if path not in probes:
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"/metrics, /healthz, /readyz\n"]
+        found = probes[path](told.observed)
+        status = "200 OK" if found.well else "503 Service Unavailable"
+        start_response(status, [("Content-Type", "application/json")])
+        return [json.dumps({"well": found.well, "why": found.why}).encode() + b"\n"]
+
+    return app

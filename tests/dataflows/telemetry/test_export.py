@@ -1,0 +1,232 @@
+"""A real job in its own processes, asked over HTTP while it runs, while its store stands still, and by OTLP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from prometheus_client.parser import text_string_to_metric_families
+
+from dataflows.telemetry.export import telemetry
+from dataflows.telemetry.metrics import METRICS, prometheus_name
+from lookback.errors import UsageError
+from tests.services.endpoint import LIMIT_SECONDS, Endpoint, Samples, until
+from tests.services.valkey import Valkey, running
+
+LOOKBACK = Path(sys.executable).with_name("lookback")
+EVENTS = 20_000  # at the pace set below they last for minutes; the tests stop the job
+DEFINITION = """
+streams:
+  tx: {topic: tx, event_time: {field: ts, unit: ms}, lateness: 1m, fields: {card: string, amount: int64}}
+entities: {card: string}
+views:
+  cards: {entity: card, stream: tx, features: {n: {agg: count, windows: [1h, 1d]}}}
+"""
+
+
+@dataclass
+class Job:
+    """A job that runs; `log` is its stderr."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def said(self) -> str:
+        """Return what it said so far."""
+        return self.log.read_text()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Return where it serves its metrics."""
+        return Endpoint.said_in(self.log)
+
+    def stop(self) -> int:
+        """Stop it as a person would; return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(LIMIT_SECONDS)
+
+
+def start(folder: Path, store: str, *options: str, **environment: str) -> Job:
+    """Start a job over events of now that come a few at a time, some of them bad or late."""
+    events, now = folder / "events" / "tx", time.time_ns() // 1_000_000
+    events.mkdir(parents=True)
+    with (events / "0.jsonl").open("w") as file:
+        for n in range(EVENTS):
+            ts = now - 600_000 if n % 50 == 49 else now + 20 * n
+            row = {
+                "ts": ts,
+                "card": f"c{n % 40}",
+                "amount": "?" if n % 50 == 7 else n,
+                "_timestamp_ms": now + n,
+            }
+            file.write(json.dumps({**row, "_partition": 0, "_offset": n}) + "\n")
+    (folder / "features.yaml").write_text(DEFINITION)
+    with (folder / "said").open("wb") as said:
+        process = subprocess.Popen(
+        [
+            LOOKBACK, "run", folder / "features.yaml", "--source", f"archive:{folder / 'events'}", "--store", store,
+            "--state", folder / "state", "--clock", "wall", "--epoch", "100ms", "--quiet", *options,
+        ],
+        env={**os.environ, "LOOKBACK_TEST_JITTER": "1:20", **environment},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
+      )  # fmt: skip
+    return Job(process, folder / "said")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with running(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+class Collector:
+    """What a job has sent by OTLP over HTTP."""
+
+    def __init__(self) -> None:
+        self.got: list[ExportMetricsServiceRequest] = []
+        got = self.got
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path == "/v1/metrics":
+                    got.append(ExportMetricsServiceRequest.FromString(body))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    with made.server as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield made
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory, store: Valkey, collector: Collector) -> Iterator[Job]:
+    """Return a job that is caught up."""
+    made = start(
+        tmp_path_factory.mktemp("job"), store.uri, "--metrics", "127.0.0.1:0", "--workers", "2",
+        OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector.server.server_port}",
+        OTEL_METRIC_EXPORT_INTERVAL="500", OTEL_RESOURCE_ATTRIBUTES="deployment.environment=test",
+    )  # fmt: skip
+    try:
+        until(lambda: made.endpoint.probe("/readyz")[0] == 200)
+        yield made
+        assert made.stop() == 0, made.said
+    finally:
+        made.process.kill()
+        made.process.wait()
+
+
+def test_every_metric_of_the_table_is_scraped(job: Job) -> None:
+    until(lambda: job.endpoint.scrape().get(("lookback_epoch_commits_total", ()), 0) > 3)
+    families = {family.name for family in text_string_to_metric_families(job.endpoint.get("/metrics")[1])}
+    wanted = {prometheus_name(metric).removesuffix("_total") for metric in METRICS}
+    assert wanted <= families, wanted - families
+    assert {name for name in families if name.startswith("lookback_")} == wanted
+
+
+def test_what_is_scraped_is_what_happened(job: Job) -> None:
+    place = ("tx", "0")
+
+    def settled() -> Samples | None:
+        found = job.endpoint.scrape()
+        return found if found["lookback_partition_events_total", place] > 200 else None
+
+    found = until(settled)
+    events = found["lookback_partition_events_total", place]
+    refused = {
+        r: found["lookback_partition_quarantined_total", (r, *place)] for r in ("bad", "late", "repeat")
+    }
+    assert refused["bad"] == pytest.approx(events / 50, abs=2)
+    assert refused["late"] == pytest.approx(events / 50, abs=2)
+    assert refused["repeat"] == 0
+    assert found["lookback_partition_lag_events", place] == EVENTS - events
+    for name in ("lookback_partition_high_water_mark_seconds", "lookback_view_high_water_mark_seconds"):
+        at = next(value for key, value in found.items() if key[0] == name)
+        assert abs(at - time.time()) < 1200
+    writes = found["lookback_view_feature_writes_total", ("cards",)]
+    assert 0 < writes <= 2 * events + 2 * 40 and writes % 2 == 0  # two features an entity
+    assert found["lookback_view_cache_misses_total", ("cards",)] == 40
+    assert found["lookback_view_cache_hits_total", ("cards",)] > 0
+    assert found["lookback_view_stale_writes_total", ("cards",)] == 0
+    assert found["lookback_epoch_age_seconds", ()] < 10
+    assert found["lookback_store_freshness_seconds_count", ()] > 0
+    assert found["lookback_store_write_duration_seconds_sum", ()] > 0
+    steps = {key[1][0] for key in found if key[0] == "lookback_commit_step_duration_seconds_count"}
+    assert steps == {"1-apply", "2-emit", "3-commit-state", "4-commit-epoch", "5-publish"}
+    assert found["lookback_job_generation", ()] > 0
+    assert found["lookback_state_size_bytes", ()] > 0
+    assert found["lookback_shard_catching_up", ()] == 0
+
+
+def test_other_paths_are_none(job: Job) -> None:
+    assert job.endpoint.get("/")[0] == 404
+
+
+def test_a_store_that_stands_still(job: Job, store: Valkey) -> None:
+    """The job is alive, since no new start would mend it, and not ready; and is again by itself."""
+    assert job.endpoint.probe("/readyz") == (200, [])
+    errors = job.endpoint.scrape()["lookback_store_errors_total", ()]
+    with store.stalled():
+        until(lambda: job.endpoint.probe("/readyz")[0] == 503)
+        until(lambda: any("online store" in why for why in job.endpoint.probe("/readyz")[1]))
+        status, why = job.endpoint.probe("/healthz")
+        assert status == 200 and "the online store" in why[0]
+        found = job.endpoint.scrape()
+        assert found["lookback_worker_waits", ("store",)] > 0
+        assert found["lookback_store_errors_total", ()] > errors
+        assert found["lookback_epoch_age_seconds", ()] > 1
+    until(lambda: job.endpoint.probe("/readyz")[0] == 200)
+    assert job.endpoint.scrape()["lookback_worker_waits", ("store",)] == 0
+
+
+def test_an_address_that_is_taken_is_refused(job: Job) -> None:
+    host, port = job.endpoint.address.removeprefix("http://").split(":")
+    with (
+        pytest.raises(UsageError, match=f"--metrics {host}:{port}: nothing can listen there"),
+        telemetry((host, int(port)), lambda _: None),
+    ):
+        raise AssertionError("it listens")
+
+
+def test_metrics_go_out_by_otlp(job: Job, collector: Collector) -> None:
+    """To whatever the environment names."""
+    until(lambda: any("lookback.store.freshness" in names(one) for one in collector.got))
+    assert names(collector.got[-1]) == {metric.name for metric in METRICS}
+    resource = {
+        one.key: one.value.string_value for one in collector.got[-1].resource_metrics[0].resource.attributes
+    }
+    assert resource["service.name"] == "lookback" and resource["deployment.environment"] == "test"
+
+
+def names(request: ExportMetricsServiceRequest) -> set[str]:
+    """Return the names of all metrics of a request."""
+    return {
+        metric.name
+        for resource in request.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
