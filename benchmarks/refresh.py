@@ -99,8 +99,8 @@ def _throughput(options: Options, section: Section) -> None:
     )
     section.notes.append(
         f"A worker refreshes at most {KEEPING_UP_PER_SECOND:,} entities a second while it keeps up with its clock "
-        f"and {BEHIND_PER_SECOND:,} while it catches up; looking for what is due reads 8 bytes an entity in memory "
-        "twice a second."
+        f"and {BEHIND_PER_SECOND:,} while it catches up; looking for what is due reads 8 bytes an entity in memory, "
+        "at most twice a second."
     )
 
 

@@ -154,8 +154,10 @@ def run_workers(
             raise
         finally:
             put_down = _end(workers)
-    # Those put down here failed in nothing.
+    # Those put down here failed in nothing, nor did one that was told to stop before it could listen for that.
     codes = [0 if i in put_down else worker.poll() or 0 for i, worker in enumerate(workers)]
+    if stopped or drained:
+        codes = [0 if code == -signal.SIGTERM else code for code in codes]
     if any(codes):
         _raise(settings, codes)
     return stopped

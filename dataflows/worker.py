@@ -31,16 +31,10 @@ def _open_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _take_turns_often() -> None:
-    """Let the thread that writes to the store wait a tenth of Python's 5 ms for its turn: each write has several."""
-    sys.setswitchinterval(0.0005)
-
-
 def main(arguments: list[str]) -> int:
     """Run worker `INDEX` of the job in `SETTINGS` to its end."""
     _die_with_parent()
     _open_many_files()
-    _take_turns_often()
     drain_on_signals()
     do_without_pandas()
     clock_watch.watch()
