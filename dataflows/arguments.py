@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from lookback.definition import Definition
 from lookback.errors import UsageError
@@ -16,6 +18,15 @@ from lookback.errors import UsageError
 MOST_CACHE_BYTES = 1 << 50
 MOST_EPOCH_MS = 3_600_000
 MOST_PORT = 65_535
+
+Metrics = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there.", show_default=False),
+]
+Log = Annotated[
+    str, typer.Option(metavar="plain|json", help="What is said on stderr: sentences, or JSON a line.")
+]
+Watch = Annotated[bool, typer.Option("--watch", help="Of a running job: once a second, until it ends.")]
 
 
 def start_ms(text: str | None) -> int | None:
@@ -30,6 +41,13 @@ def clock(text: str | None) -> str | None:
     if text not in (None, "wall", "event"):
         raise UsageError(f"--clock {text}: write wall or event")
     return text
+
+
+def log_is_json(text: str) -> bool:
+    """Return whether a job is to say what it says in JSON."""
+    if text not in ("plain", "json"):
+        raise UsageError(f"--log {text}: write plain or json")
+    return text == "json"
 
 
 def metrics(text: str | None) -> tuple[str, int] | None:

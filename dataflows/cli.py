@@ -17,6 +17,7 @@ import typer
 
 from dataflows import arguments
 from dataflows.no_pandas import do_without_pandas
+from dataflows.say import begin, say
 from lookback.definition import load
 from lookback.errors import LookbackError, UsageError
 from state.errors import StateError
@@ -61,6 +62,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 def main() -> None:
     """Run the command line and exit."""
     do_without_pandas()
+    begin(as_json=False)
     try:
         given = sys.argv[1:]
         code = app(given or ["--help"], prog_name="lookback", standalone_mode=False)
@@ -69,9 +71,7 @@ def main() -> None:
         raise SystemExit(2) from None
     except (LookbackError, StateError) as error:
         text = str(error)
-        print(
-            text if isinstance(error, UsageError) and "\n" in text else f"lookback: {text}", file=sys.stderr
-        )
+        say(text if isinstance(error, UsageError) and "\n" in text else f"lookback: {text}", "error")
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
@@ -180,12 +180,8 @@ def run(
     accept_lost_state: Annotated[
         bool, typer.Option(help="Count everything again where the store is this job's and the state is new.")
     ] = False,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there.", show_default=False
-        ),
-    ] = None,
+    metrics: arguments.Metrics = None,
+    log: arguments.Log = "plain",
     quiet: Quiet = False,
 ) -> None:
     """Run the live job: keep the features of every event in the online store, exactly once.
@@ -195,6 +191,7 @@ def run(
     from dataflows.live_job import LiveOptions
     from dataflows.live_job import run as run_job
 
+    begin(as_json=arguments.log_is_json(log))
     arguments.within("--workers", workers, 1, MOST_WORKERS)
     definition = load(features)
     epoch_ms = arguments.epoch_ms_of(epoch)
@@ -225,7 +222,7 @@ def run(
         text += f"; refused {', '.join(f'{n:,} {name}' for name, n in refused.items())} (see `lookback dead-letters`)"
     if counts["no_key"]:
         text += f"; {counts['no_key']:,} without a view's key"
-    print(text, file=sys.stderr)
+    say(text)
 
 
 @_example("lookback replay features/fraud.yaml --source archive:events --from 2024-01-01 --out training")
@@ -375,11 +372,17 @@ def get(
 @_example("lookback status --state state")
 def status(
     state: Annotated[Path, typer.Option(help="Folder of the job's state.", show_default=False)],
+    watch: arguments.Watch = False,
     as_json: AsJson = False,
 ) -> None:
     """Say how far a job is: offsets, watermarks, epochs, refused events. Works while the job runs."""
     from dataflows.show import answers, status_of, status_table
 
+    if watch:
+        from dataflows.telemetry.watch import watch as go_on
+
+        go_on(state, as_json=as_json)
+        return
     found = status_of(state)
     if as_json:
         print(json.dumps(found))

@@ -24,8 +24,8 @@ TRACE_CHARS = 8 << 10
 T = TypeVar("T")
 
 
-def note(error: BaseException) -> None:
-    """Write the failure down, unless this worker has noted one already."""
+def note(error: BaseException, shard: int | None = None) -> None:
+    """Write the failure down, of a shard where it is one's, unless this worker has noted one already."""
     path = os.environ.get(FILE)
     if path is None:
         return
@@ -37,6 +37,7 @@ def note(error: BaseException) -> None:
         "exit_code": error.exit_code if isinstance(error, (LookbackError, StateError)) else 1,
         "known": known,
         "kind": type(error).__name__,
+        "shard": shard,
         "trace": "".join(traceback.format_exception(error))[-TRACE_CHARS:],
     }
     data = json.dumps(record).encode()
@@ -79,7 +80,7 @@ def guarded(method: Callable[..., T]) -> Callable[..., T]:
         except StopIteration:
             raise
         except BaseException as error:
-            note(error)
+            note(error, getattr(args[0], "shard_number", None))
             raise
 
     return run

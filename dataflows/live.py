@@ -69,6 +69,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         self._lateness_ms = lateness_ms  # the longest of all streams
         self._meters = meters or Meters.unheard([view.fingerprint for view in views])
         self._shard: Shard | None = None
+        self.shard_number: int | None = None  # for the note of a failure
         self._committed = False
         self._refresher = Refresher(settings, board)
         self._waiting: list[_Catchup | None] = []
@@ -123,6 +124,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
 
     def _open(self, number: int) -> None:
         settings = self._settings
+        self.shard_number = number
         path = settings.shard_path(number)
         self._keep_room()
         db = Database(

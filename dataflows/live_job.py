@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from dataflows.disk import disk_watch, room_at_start
 from dataflows.lost_state import check_state_is_there
 from dataflows.processes import run_workers
 from dataflows.progress import Progress
+from dataflows.say import know, say
 from dataflows.settings import Part, Settings
 from dataflows.state_folder import StateFolder, source_places
 from dataflows.store_waits import store_watch
@@ -82,7 +82,7 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
     """Run the live job to the end of its source, or until it is stopped."""
     _one_stream_a_topic(definition)
     check_settings(options.source_settings, options.source, str(options.dead_letters))
-    with room_at_start(options.state), telemetry(options.metrics, _say) as told:
+    with room_at_start(options.state), telemetry(options.metrics, say) as told:
         return _run(definition, options, told)
 
 
@@ -130,10 +130,10 @@ def _run(definition: Definition, options: LiveOptions, told: Telemetry) -> Outco
                     settings, definition, source, found, folder.path, options, told
                 )
             except ClockWentBack as back:
-                print(f"{back}: the workers start again", file=sys.stderr, flush=True)
+                say(f"{back}: the workers start again", "warning")
                 continue
             except StoreLost as lost:
-                print(f"{lost}: all values are written again from the state", file=sys.stderr, flush=True)
+                say(f"{lost}: all values are written again from the state", "warning")
                 settings = replace(settings, generation=_claim(options))
                 continue
             if not grown:
@@ -178,7 +178,9 @@ def _until_end_or_growth(
     meters = MeterFile.reset(settings.folder / METERS, len(definition.views))
     ends = {(info.topic, info.partition): info.end_offset for info in found}
     set_ends(board, {i: ends[part.topic, part.partition] for i, part in enumerate(settings.parts)})
-    telling.watch(Observed.of(settings, definition, board, meters))
+    observed = Observed.of(settings, definition, board, meters)
+    telling.watch(observed)
+    know(job=settings.job, state=str(settings.folder), epoch=lambda: observed.epochs)
     endless = options.source.startswith(KAFKA) and not options.until_end
     watch = _watch(source, settings, board)
 
@@ -192,10 +194,6 @@ def _until_end_or_growth(
         stopped = run_workers(settings, *ticks, until=grown, told=lambda: bool(board.stop[0]))
         counts = progress.totals()
     return Outcome(stopped, counts["rows"] - counts["first"], counts), grown() and not stopped
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _watch(source: Source, settings: Settings, board: Board) -> TopicWatch | None:
@@ -218,7 +216,7 @@ def _warn(definition: Definition, source: Source, options: LiveOptions) -> None:
 
     assert isinstance(source, KafkaSource)
     for text in topic_warnings(definition, source):
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        say(f"warning: {text}", "warning")
 
 
 def _publish(source: Source, state: Path, parts: Sequence[Part]) -> None:
@@ -228,7 +226,7 @@ def _publish(source: Source, state: Path, parts: Sequence[Part]) -> None:
     try:
         source.publish(offsets)
     except SourceError as error:
-        print(f"{error}; the events are counted all the same", file=sys.stderr)
+        say(f"{error}; the events are counted all the same", "warning")
 
 
 def _check_letters(definition: Definition, options: LiveOptions) -> None:

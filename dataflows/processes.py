@@ -20,6 +20,7 @@ from dataflows import failures
 from dataflows.clock_watch import ClockWentBack
 from dataflows.disk import ROOM_BYTES, ended_for_room, free_bytes
 from dataflows.forked import Forked, may_fork
+from dataflows.say import know, say
 from dataflows.settings import Settings
 from lookback.errors import LookbackError, RefusedError, StoreLost, UsageError
 from lookback.windows.cache import compiled_before
@@ -61,9 +62,7 @@ def _start(settings: Settings, before: Callable[[], None] | None) -> list[Worker
     for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         environment.setdefault(name, "1")
     if not compiled_before():
-        print(
-            "compiling the kernels, once a release: this takes a minute or two", file=sys.stderr, flush=True
-        )
+        say("compiling the kernels, once a release: this takes a minute or two")
     fork = before is not None and may_fork()
     workers: list[Worker] = []
     for index in range(settings.workers):
@@ -184,6 +183,8 @@ def _raise(settings: Settings, codes: list[int]) -> None:
     killed = next((i for i, code in enumerate(codes) if code == -signal.SIGKILL), None)
     record = failures.noted(settings.folder / "failure.json")
     full = free_bytes(settings.folder) < ROOM_BYTES
+    if record is not None:
+        know(shard=record["shard"])
     if record is not None and (record["known"] or (killed is None and not full)):
         if record["exit_code"] == RefusedError.exit_code:
             raise RefusedError(record["message"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dataflows import board as b
 from dataflows.board import Board
+from dataflows.say import is_json, say
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -44,7 +45,7 @@ class Progress:
     def tick(self) -> None:
         """Say where the job is, when it is time to."""
         now = time.monotonic()
-        if self._live is None and sys.stderr.isatty() and not self._quiet:
+        if self._live is None and sys.stderr.isatty() and not (self._quiet or is_json()):
             self._live = _live_line()
         period = FRAME_SECONDS if self._live is not None else LINE_SECONDS
         if self._quiet or now - self._last_said < period:
@@ -59,7 +60,7 @@ class Progress:
         if self._live is not None:
             self._live.update(text)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def _rows(self) -> int:
         return int(self._board.rows[:, b.ROWS].sum())

@@ -92,7 +92,7 @@ def status_of(state: Path) -> dict[str, Any]:
     views = {
         name: sum(s["views"].get(name, {}).get("sequence", 0) for s in shards if s) for name in meta["views"]
     }
-    running = _running(state)
+    running = is_running(state)
     return {
         "state": str(state),
         "source": meta["source"],
@@ -106,7 +106,8 @@ def status_of(state: Path) -> dict[str, Any]:
     }
 
 
-def _running(state: Path) -> bool:
+def is_running(state: Path) -> bool:
+    """Return whether a job holds a state folder."""
     import fcntl
 
     with (state / "lock").open() as lock:

@@ -5,7 +5,6 @@ Never waits: it asks, and looks at the answer at a later tick. What the workers 
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -17,6 +16,7 @@ from confluent_kafka.admin import TopicDescription
 from connectors.kafka import KafkaSource, topic_id
 from dataflows import board as b
 from dataflows.board import Board
+from dataflows.say import say
 from dataflows.settings import Part
 from dataflows.telemetry.observed import set_ends
 from lookback.errors import RefusedError
@@ -103,10 +103,11 @@ class TopicWatch:
             lost = int(self._board.rows[index, b.LOST])
             if lost > self._lost[index]:
                 gone = lost - self._lost[index]
-                print(
+                say(
                     f"{part.name}: up to {gone:,} events were gone and are not counted",
-                    file=sys.stderr,
-                    flush=True,
+                    "warning",
+                    topic=part.topic,
+                    partition=part.partition,
                 )
             self._lost[index] = lost
 
@@ -115,7 +116,7 @@ class TopicWatch:
         if away is None:
             if self._away_since is not None:
                 gone = now - self._away_since
-                self._print(f"answers again after {gone:,.0f} s: the job goes on")
+                self._say_of_brokers(f"answers again after {gone:,.0f} s: the job goes on", "info")
             self._away_since = None
             self._board.away[0] = 0
         elif self._away_since is None or now - self._said >= SAY_SECONDS:
@@ -123,7 +124,7 @@ class TopicWatch:
                 self._away_since = now
                 self._board.away[0] = time.time_ns() // 1_000_000
             self._said = now
-            self._print(f"{away}: the job waits and then goes on")
+            self._say_of_brokers(f"{away}: the job waits and then goes on", "warning")
 
-    def _print(self, what: str) -> None:
-        print(f"kafka://{self._source.servers} {what}", file=sys.stderr, flush=True)
+    def _say_of_brokers(self, what: str, level: str) -> None:
+        say(f"kafka://{self._source.servers} {what}", level)

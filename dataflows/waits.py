@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+
+from dataflows.say import say
 
 SAY_SECONDS = 10.0
 
@@ -27,8 +28,8 @@ class WaitWatch:
         waits = bool(self._waiting.any())
         if waits and time.monotonic() - self._said > SAY_SECONDS:
             self._said = time.monotonic()
-            print(self._why(), file=sys.stderr, flush=True)
+            say(self._why(), "warning")
         if self._waits and not waits:
             self._said = float("-inf")
-            print(self._again, file=sys.stderr, flush=True)
+            say(self._again)
         self._waits = waits

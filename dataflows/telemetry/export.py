@@ -61,14 +61,9 @@ class Telemetry:
         job = self.observed
         if job is None or not self._record:
             return
-        for worker in range(job.settings.workers):
-            end = int(job.meters.workers[worker, m.NEXT])
-            first = max(self._heard.get(worker, 0), end - m.RING)
-            for at in range(first, end):
-                kind, value = job.meters.samples[worker, at % m.RING].tolist()
-                if kind in self._record:
-                    self._record[kind](value)
-            self._heard[worker] = end
+        for kind, value in job.samples(self._heard):
+            if kind in self._record:
+                self._record[kind](value)
 
     def instruments(self, provider: MeterProvider) -> None:
         """Make every metric of the table with a provider."""

@@ -105,6 +105,15 @@ class Observed:
     def _index(self, view: str) -> int:
         return list(self.views).index(view)
 
+    def samples(self, heard: dict[int, int]) -> Iterator[tuple[int, int]]:
+        """Yield (kind, value) of all samples that are not yet in `heard`, a count by worker, and count them."""
+        for worker in range(self.settings.workers):
+            end = int(self.meters.workers[worker, m.NEXT])
+            for at in range(max(heard.get(worker, 0), end - m.RING), end):
+                kind, value = self.meters.samples[worker, at % m.RING].tolist()
+                yield kind, value
+            heard[worker] = end
+
     # --- the job -----------------------------------------------------------------------------------------
 
     @property
