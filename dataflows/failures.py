@@ -22,6 +22,7 @@ NOTE_BYTES = 16 << 10  # the file is made at this length, so that a note fits on
 TRACE_CHARS = 8 << 10
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Any)
 
 
 def note(error: BaseException, shard: int | None = None) -> None:
@@ -84,3 +85,19 @@ def guarded(method: Callable[..., T]) -> Callable[..., T]:
             raise
 
     return run
+
+
+def noting(connector: C) -> C:
+    """Return a source or sink whose partitions note what they raise, before Bytewax sees it."""
+    build = connector.build_part
+
+    @guarded
+    def build_part(*args: Any) -> Any:
+        part = build(*args)
+        for name in ("next_batch", "write_batch", "snapshot"):
+            if hasattr(part, name):
+                setattr(part, name, guarded(getattr(part, name)))
+        return part
+
+    connector.build_part = build_part
+    return connector

@@ -19,6 +19,7 @@ from connectors.online import OnlineSink, Waiting, patiently
 from connectors.sources import KAFKA, open_source
 from connectors.training_sink import TrainingSink
 from dataflows.board import Board
+from dataflows.failures import noting
 from dataflows.ingest import Ingest, Use
 from dataflows.jitter import part_class
 from dataflows.label_rows import LabelRows
@@ -56,7 +57,7 @@ def build(settings: Settings, worker: int) -> Dataflow:
     if settings.dead_letters is not None:
         letters: Any = op.map("letters", split.trues, lambda item: (item[0][len(DEAD) :], item[1]))
         topics = [(part.topic, part.partition) for part in settings.parts]
-        op.output("dead_letters", letters, _letter_sink(settings, topics))
+        op.output("dead_letters", letters, noting(_letter_sink(settings, topics)))
     if rows is None:
         _live(settings, views, worker, split.falses, meters)
     else:
@@ -132,7 +133,7 @@ def _live(settings: Settings, views: list[View], worker: int, items: Any, meters
     values = op.stateful_batch("shard", items, shard)
     # The step's name holds the number of writers: Bytewax refuses a resumed step whose partitions are gone.
     sink = OnlineSink(settings.workers, open_writer, faults.reach, waits, meters.closing)
-    op.output(f"online_{settings.workers}", values, sink)
+    op.output(f"online_{settings.workers}", values, noting(sink))
 
 
 def _replay(settings: Settings, rows: Rows, items: Any) -> None:
@@ -143,7 +144,7 @@ def _replay(settings: Settings, rows: Rows, items: Any) -> None:
 
     found = op.stateful_batch("shard", items, shard)
     streams = len(rows.views) * settings.shards
-    op.output("training", found, TrainingSink(rows.writer, streams, settings.folder))
+    op.output("training", found, noting(TrainingSink(rows.writer, streams, settings.folder)))
 
 
 def _path(text: str | None) -> Path | None:

@@ -35,11 +35,14 @@ def jobs(
     kafka.delete(topic)
 
 
-def test_the_older_of_two_jobs_ends_and_names_the_newer(jobs: tuple[Live, Live], kafka: Broker) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_older_of_two_jobs_ends_and_names_the_newer(
+    jobs: tuple[Live, Live], kafka: Broker, workers: str
+) -> None:
     older, newer = jobs
     topic = older.definition.stem
     kafka.produce(topic, {0: [payment(n, T0 + n * 1000) for n in range(70)]})
-    older.start()
+    older.start("--workers", workers)
     older.until(lambda: older.offsets() == {f"{topic}/0": 70, f"{topic}/1": 0}, "the first 70")
     assert newer.finish() == 3 and "--accept-lost-state" in newer.said()
     assert older.process is not None and older.process.poll() is None, "the refused one disturbs nothing"

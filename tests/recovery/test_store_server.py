@@ -121,7 +121,12 @@ def test_a_server_that_stalls(job: Job, valkey: Valkey, undisturbed: Undisturbed
     assert_right(poller.checker)
 
 
-def test_a_stalled_job_can_be_stopped(job: Job, valkey: Valkey, undisturbed: Undisturbed) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stalled_job_can_be_stopped(
+    job: Job, valkey: Valkey, undisturbed: Undisturbed, workers: int
+) -> None:
+    """Of two workers too it is our own sentence that ends them, not what Bytewax makes of it."""
+    job.workers = workers
     run = job.start()
     half_way(run)
     with valkey.stalled():
