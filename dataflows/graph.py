@@ -52,7 +52,7 @@ def build(settings: Settings, worker: int) -> Dataflow:
     rows = rows_of(definition, settings) if settings.out is not None else None
     meters = _meters(settings, views, worker)
     flow = Dataflow("lookback")
-    items = op.input("source", flow, _source(settings, definition, views, rows, meters))
+    items = op.input("source", flow, noting(_source(settings, definition, views, rows, meters)))
     split = op.branch("kind", items, lambda item: item[0].startswith(DEAD))
     if settings.dead_letters is not None:
         letters: Any = op.map("letters", split.trues, lambda item: (item[0][len(DEAD) :], item[1]))
