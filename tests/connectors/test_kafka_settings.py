@@ -79,8 +79,8 @@ def test_values_come_from_the_file_the_environment_and_other_files(
     [
         (f"kafka:\n  sasl.password: {SECRET}\n  a: [1", "kafka.yaml:3:8: this is not YAML"),
         (f"kafka: {{sasl.password: {SECRET}\n", "this is not YAML"),
-        (f"sasl.password: {SECRET}", "under one key, `kafka:`"),
-        (f"kafka: {SECRET}", "under one key, `kafka:`"),
+        (f"sasl.password: {SECRET}", "under their keys, `kafka:`"),
+        (f"kafka: {SECRET}", "under their keys, `kafka:`"),
         (f"kafka: {{sasl.password: [{SECRET}]}}", "sasl.password: write a text"),
         (f"kafka: {{sasl.password: {{value: {SECRET}}}}}", "sasl.password: write a text"),
         ("kafka: {sasl.password: {env: NOT_THERE}}", "the environment variable NOT_THERE is not set"),
