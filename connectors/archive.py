@@ -119,6 +119,7 @@ class PartitionReader:
         self.next_offset = -1 if next_offset is None else next_offset
         self.lost = 0
         self.at_end = False
+        self._lines = isinstance(pieces, LinesTopic)
         self._parts = self._from(pieces, self.next_offset)
         self._part: tuple[Path, Part] | None = None
         self._at = 0
@@ -154,7 +155,14 @@ class PartitionReader:
             part = part.slice(start, end)
         self.next_offset = int(part.offset[-1]) + 1
         return RawBatch(
-            self.topic, self.partition, part.offset, part.broker_time_ms, part.rows, part.bad, str(file)
+            self.topic,
+            self.partition,
+            part.offset,
+            part.broker_time_ms,
+            part.rows,
+            part.bad,
+            str(file),
+            lines=self._lines,
         )
 
     def publish(self, offset: int) -> None:

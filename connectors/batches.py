@@ -40,7 +40,7 @@ class PartitionInfo:
 class Reason(str, Enum):
     """Why an event is a dead letter."""
 
-    PARSE = "parse"  # the bytes are no JSON object (or no message at all)
+    PARSE = "parse"  # the bytes are no message of the stream's format (or there are none)
     SCHEMA = "schema"  # it parses, but does not fit the declared fields
     LATE = "late"  # older than its partition's watermark by more than the stream's lateness
     REPEAT = "repeat"  # its id was there before within the stream's drop_repeats
@@ -75,11 +75,14 @@ class DeadLetter:
 class RawBatch:
     """Events of one partition as they were read, in offset order, not yet decoded.
 
-    rows: a `pa.BinaryArray` of JSON messages, or a `pa.Table` of a typed file's columns.
+    rows: a `pa.BinaryArray` of messages in the stream's format (lines: in JSON, whatever that is), or a `pa.Table` of
+    a typed file's columns.
     offset: int64[n], strictly increasing but for the rows of `bad`, which may repeat the one before.
     bad: rows that the source itself refuses (a line too long, a line without its position).
     file: where the rows come from, for messages; empty where the source has no files.
     key_of: gives a row's message key by index; None where the source keeps none.
+    row_bits: how many of an offset's low bits number the rows of one message (see `arrow_messages`). of_messages:
+    whether the rows of a table came in such messages.
     """
 
     topic: str
@@ -90,9 +93,19 @@ class RawBatch:
     bad: tuple[BadInput, ...] = ()
     file: str = ""
     key_of: Callable[[int], bytes | None] | None = None
+    lines: bool = False
+    row_bits: int = 0
+    of_messages: bool = False
 
     def __len__(self) -> int:
         return len(self.offset)
+
+    def place(self, index: int) -> tuple[int, str]:
+        """Return a row's offset at its source, and what to say of where it lies there."""
+        offset = int(self.offset[index])
+        number = offset & ((1 << self.row_bits) - 1)
+        where = f"row {number} of the message: " if self.of_messages else ""
+        return offset >> self.row_bits, where
 
     @property
     def nbytes(self) -> int:

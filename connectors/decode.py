@@ -1,13 +1,13 @@
 """From raw batches to `EventBatch`es, and the dead letters beside them.
 
-Owns: one decoder a stream for all sources (archive files, Kafka messages) and how a bad event is singled
+Owns: one decoder a stream for all sources (archive files, Kafka messages) and formats, and how a bad event is singled
 out while the rest of its batch goes on. Refuses: reading, event-time judgements (late, ahead).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors import decode_typed
+from connectors.arrow_messages import READ_BYTES, one_row, unpack
 from connectors.batches import NO_BROKER_TIME, BadInput, DeadLetter, DecodedBatch, RawBatch, Reason
 from connectors.decode_json import JsonColumns
 from connectors.decode_message import BadMessage, MessageDecoder, Target, Value, show, targets
 from lookback.events import I64, EventBatch
 
 if TYPE_CHECKING:
+    from connectors.schema_registry import Schemas
     from lookback.definition.types import Stream
 
 Mask = npt.NDArray[np.bool_]
@@ -44,10 +46,11 @@ class Decoded:
 
 
 class Decoder:
-    """Decode one stream's events, whole batches at once."""
+    """Decode one stream's events, whole batches at once. schemas: where the stream's format needs them."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, schemas: Schemas | None = None) -> None:
         self.stream = stream
+        self._schemas = schemas
         self.targets = targets(stream)
         self.schema = pa.schema(
             [pa.field(t.name, decode_typed.FINAL_TYPES[t.kind]) for t in self.targets[:-1]]
@@ -59,14 +62,43 @@ class Decoder:
         """Return the source names a typed file is read for, each once."""
         return list(dict.fromkeys(target.source for target in self.targets))
 
+    def ready(self, raw: RawBatch) -> bool:
+        """Return whether a batch can be decoded now; if not, what it takes has been asked for, and ask again.
+
+        Raises SourceError where that is not to be had.
+        """
+        if self._schemas is None or not self._is_avro(raw):
+            return True
+        from connectors.decode_avro import schema_ids
+
+        ids = np.unique(schema_ids(raw.rows))
+        return self._schemas.ready(ids[ids >= 0].tolist())
+
+    @property
+    def most_bytes(self) -> int | None:
+        """How much may be decoded at once, where messages hold many rows."""
+        return READ_BYTES if self.stream.format == "arrow" else None
+
+    @property
+    def waiting(self) -> str | None:
+        """Why a batch is not ready, where that is more than the time that an answer takes."""
+        return None if self._schemas is None else self._schemas.waiting
+
+    def _is_avro(self, raw: RawBatch) -> bool:
+        return self.stream.format == "avro" and not (raw.lines or isinstance(raw.rows, pa.Table))
+
     def decode(self, raw: RawBatch) -> DecodedBatch:
-        """Decode a batch as read; late and ahead events are not judged here.
+        """Decode a batch as read, once it is `ready`; late and ahead events are not judged here.
 
         Raises SourceError where a typed file's columns can't feed the stream.
         """
         refused = {bad.index: bad for bad in raw.bad}
         if isinstance(raw.rows, pa.Table):
             decoded = self.decode_typed(raw.rows, raw.file)
+        elif self.stream.format == "arrow" and not raw.lines:
+            decoded = self._refuse_all(raw.bad)
+        elif self._is_avro(raw):
+            decoded = self.decode_avro(raw.rows)
         else:
             decoded = self.decode_json(raw.rows, refused)
         offset, broker = raw.offset, raw.broker_time_ms
@@ -90,6 +122,30 @@ class Decoder:
             fields = pa.RecordBatch.from_arrays(columns[:-1], schema=self.schema)
             return Decoded(fields, decode_typed.millis(columns[-1]), None, [])
         return self._with_left_over(rows, columns, left, refused or {})
+
+    def pieces(self, raw: RawBatch) -> Iterator[RawBatch]:
+        """Yield a batch as rows that `decode` takes: itself, or where messages hold many rows, those."""
+        if self.stream.format == "arrow":
+            yield from unpack(raw, self.targets)
+        else:
+            yield raw
+
+    def _refuse_all(self, bad: Sequence[BadInput]) -> Decoded:
+        """Return that all of a batch is bad, as what `pieces` leaves of Arrow messages as messages is."""
+        none = pa.RecordBatch.from_pylist([], schema=self.schema)
+        return Decoded(none, np.empty(0, np.int64), np.empty(0, np.int64), list(bad))
+
+    def decode_avro(self, messages: pa.BinaryArray) -> Decoded:
+        """Decode Avro messages whose schemas are there."""
+        from connectors.decode_avro import AvroColumns
+
+        assert self._schemas is not None, f"stream {self.stream.name} is Avro and there is no registry"
+        columns, bad = AvroColumns(self.targets, self._schemas.__getitem__).decode(messages)
+        good = None
+        if bad:
+            good = np.delete(np.arange(len(messages)), [one.index for one in bad])
+        fields = pa.RecordBatch.from_arrays(columns[:-1], schema=self.schema)
+        return Decoded(fields, decode_typed.millis(columns[-1]), good, bad)
 
     def _with_left_over(
         self, rows: pa.BinaryArray, columns: list[pa.Array], left: Mask, refused: Mapping[int, BadInput]
@@ -181,12 +237,13 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
 
 def dead_letter(raw: RawBatch, bad: BadInput) -> DeadLetter:
     """Return the dead letter of one bad row of a batch."""
+    offset, where = raw.place(bad.index)
     return DeadLetter(
         raw.topic,
         raw.partition,
-        int(raw.offset[bad.index]),
+        offset,
         bad.reason,
-        bad.detail,
+        where + bad.detail,
         raw_bytes(raw, bad.index),
         broker_time_ms=broker_time(raw, bad.index),
         key=None if raw.key_of is None else raw.key_of(bad.index),
@@ -201,9 +258,13 @@ def broker_time(raw: RawBatch, index: int) -> int | None:
 
 
 def raw_bytes(raw: RawBatch, index: int) -> bytes:
-    """Return one row as it came: its message, or a typed row as compact JSON."""
+    """Return one row as it came: its message, or one of its own; a typed file's as compact JSON."""
     if isinstance(raw.rows, pa.Table):
+        if raw.of_messages:
+            return one_row(raw.rows, index)
         (row,) = raw.rows.slice(index, 1).to_pylist()
         return json.dumps(row, default=str, separators=(",", ":"), ensure_ascii=False).encode()
     message: bytes | None = raw.rows[index].as_py()
-    return b"" if message is None else message.rstrip(b"\r\n")
+    if message is None:
+        return b""
+    return message.rstrip(b"\r\n") if raw.lines else message

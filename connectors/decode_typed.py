@@ -58,23 +58,34 @@ class WrongType(Exception):
 
 def check_schema(schema: pa.Schema, wanted: tuple[Target, ...], file: str) -> None:
     """Raise SourceError, naming file and column, where a typed file can't feed the targets."""
-    for target in wanted:
-        index = schema.get_field_index(target.source)
-        if index < 0:
-            if target.nullable:
-                continue
+    if found := misfit(schema, wanted):
+        target, kind = found
+        if kind is None:
             have = ", ".join(schema.names)
             raise SourceError(
                 f"{file} has no column {target.source!r}, which the stream declares; it has: {have}. "
                 "Name the column in the field's `from:`, or make the field nullable."
             )
+        raise SourceError(
+            f"{file}: column {target.source!r} is {kind}, "
+            f"which can't be read as {target.type_text}; declare another type or write the file anew."
+        )
+
+
+def misfit(schema: pa.Schema, wanted: tuple[Target, ...]) -> tuple[Target, pa.DataType | None] | None:
+    """Return the first target that columns can't feed, with its column's type, None where there is no column."""
+    for target in wanted:
+        index = schema.get_field_index(target.source)
+        if index < 0:
+            if target.nullable:
+                continue
+            return target, None
+        kind = schema.field(index).type
         try:
-            convert(pa.array([], schema.field(index).type), target)
+            convert(pa.array([], kind), target)
         except WrongType:
-            raise SourceError(
-                f"{file}: column {target.source!r} is {schema.field(index).type}, "
-                f"which can't be read as {target.type_text}; declare another type or write the file anew."
-            ) from None
+            return target, kind
+    return None
 
 
 def convert(array: pa.Array, target: Target) -> Fits:

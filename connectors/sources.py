@@ -13,6 +13,7 @@ from connectors.batches import PartitionInfo, RawBatch
 from lookback.errors import UsageError
 
 if TYPE_CHECKING:
+    from connectors.schema_registry import Schemas
     from lookback.definition.types import Stream
 
 ARCHIVE = "archive:"
@@ -95,9 +96,24 @@ def open_source(
     raise UsageError(f"{uri!r} is no source this release reads: write archive:PATH or kafka://HOST:PORT")
 
 
-def check_settings(settings: Path | None, *uris: str) -> None:
-    """Raise UsageError where there are client settings and no cluster that they could be for."""
-    if settings is not None and not any(uri.startswith(KAFKA) for uri in uris):
+def open_schemas(streams: Iterable[Stream], settings: Path | None) -> Schemas | None:
+    """Return the schemas of the registry that the settings name; None where no stream needs any.
+
+    Raises UsageError where one does and the settings are not right.
+    """
+    if all(stream.format != "avro" for stream in streams):
+        return None
+    from connectors.schema_registry import Schemas, registry_settings
+
+    return Schemas(registry_settings(settings))
+
+
+def check_settings(settings: Path | None, streams: Iterable[Stream], *uris: str) -> None:
+    """Raise UsageError where a stream's format needs settings that are not there or not right, or there are settings
+    and nothing that they could be for.
+    """
+    schemas = open_schemas(streams, settings)
+    if settings is not None and schemas is None and not any(uri.startswith(KAFKA) for uri in uris):
         raise UsageError(f"--settings {settings}: nothing here is on {KAFKA}; leave it out")
 
 

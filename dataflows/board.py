@@ -41,7 +41,8 @@ HEADER = 3 * WORKERS + 2 + 2 * SHARDS
     REPEAT,
 ) = range(14)
 CAUGHT_UP, BROKER_TIME = 14, 15
-COLUMNS = 16
+REGISTRY = 16  # 1 while the partition waits for a schema registry that does not answer
+COLUMNS = 17
 NEVER = -(2**62)
 END = np.iinfo(np.int64).max
 

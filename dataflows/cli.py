@@ -48,7 +48,11 @@ Source = Annotated[
 ]
 SourceSettings = Annotated[
     Path | None,
-    typer.Option("--settings", help="YAML file of the Kafka client's settings.", show_default=False),
+    typer.Option(
+        "--settings",
+        help="YAML file of the settings of the Kafka client and the schema registry.",
+        show_default=False,
+    ),
 ]
 Store = Annotated[
     str, typer.Option(help="The online store: lmdb:PATH or redis://HOST:PORT.", show_default=False)

@@ -16,7 +16,7 @@ from bytewax.dataflow import Dataflow
 
 from connectors.dead_letters import DeadLetterSink
 from connectors.online import OnlineSink, Waiting, patiently
-from connectors.sources import KAFKA, open_source
+from connectors.sources import KAFKA, open_schemas, open_source
 from connectors.training_sink import TrainingSink
 from dataflows.board import Board
 from dataflows.failures import noting
@@ -90,13 +90,16 @@ def _source(
         readers=-(-len(settings.parts) // settings.workers),
     )
 
+    schemas = open_schemas(definition.streams.values(), _path(settings.source_settings))
+
     def make(part: Part, state: dict[str, Any] | None) -> Ingest:
         stream = definition.streams[part.stream]
         own = [Use(i, view, view.encode) for i, view in enumerate(views) if view.stream.name == part.stream]
         if rows is None:
             own_views = [use.view for use in own]
-            return Ingest(stream, part.topic, own, settings.shards, None, state, own_views)
-        return Ingest(stream, part.topic, rows.uses(part.stream), settings.shards, rows.base_of, state)
+            return Ingest(stream, part.topic, own, settings.shards, None, state, own_views, schemas)
+        uses = rows.uses(part.stream)
+        return Ingest(stream, part.topic, uses, settings.shards, rows.base_of, state, schemas=schemas)
 
     def stop_ms(part: Part) -> int | None:
         if settings.out is None or settings.to_ms is None:

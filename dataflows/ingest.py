@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,9 @@ from dataflows.repeats import Repeats
 from dataflows.route import Bools, Chunk, Judge, Judged, either, positions, split
 from lookback.definition import Stream, View
 from lookback.events import I64, EventBatch, ViewRows
+
+if TYPE_CHECKING:
+    from connectors.schema_registry import Schemas
 
 AHEAD = "further ahead of its broker time than max_ahead"
 
@@ -50,17 +53,19 @@ class Ingest:
         base_of: BaseOf | None,
         state: dict[str, Any] | None,
         lateness_of: Sequence[View] | None = None,
+        schemas: Schemas | None = None,
     ) -> None:
         """Begin, or go on from the `state` of an earlier run.
 
         lateness_of: the views for which is counted how far behind events come; None: not even for the stream.
+        schemas: of the stream's messages, where its format needs them.
         """
         self.stream = stream
         self.topic = topic
         self._uses = uses
         self._shards = shards
         self._base_of = base_of
-        self._decoder = Decoder(stream)
+        self._decoder = Decoder(stream, schemas)
         state = state or {}
         self.judge = Judge(stream.lateness_ms, stream.max_ahead_ms, state.get("watermark", NEVER))
         self._repeats = self._rung = None
@@ -72,6 +77,20 @@ class Ingest:
         self.lateness = None if lateness_of is None else Lateness(lateness_of, state.get("lateness"))
         self.counts = Counts(**state.get("counts", {}))
         self.newest_ms = self.judge.watermark_ms
+
+    def ready(self, raw: RawBatch) -> bool:
+        """Return whether a batch can be taken or recalled now (see `Decoder.ready`)."""
+        return self._decoder.ready(raw)
+
+    @property
+    def most_bytes(self) -> int | None:
+        """How much to read at once at most, where that is less than usual."""
+        return self._decoder.most_bytes
+
+    @property
+    def waiting(self) -> str | None:
+        """What is waited for while a batch is not ready, once that takes long."""
+        return self._decoder.waiting
 
     def state(self) -> dict[str, Any]:
         """Return what a later run goes on from, apart from the reader's place."""
@@ -86,11 +105,12 @@ class Ingest:
 
     def recall(self, raw: RawBatch) -> None:
         """Remember the ids of rows that an earlier run has counted."""
-        events = self._decoder.decode(raw).events
-        if len(events):
-            judged = self._judge_then.judge(events.event_time_ms, events.broker_time_ms)
-            assert self._repeats is not None
-            self._repeats.recall(*self._seen(events, judged))
+        assert self._repeats is not None
+        for piece in self._decoder.pieces(raw):
+            events = self._decoder.decode(piece).events
+            if len(events):
+                judged = self._judge_then.judge(events.event_time_ms, events.broker_time_ms)
+                self._repeats.recall(*self._seen(events, judged))
 
     def recall_end(self, *, accept_loss: bool) -> None:
         """Go on to rows that are not counted. Raises RefusedError where some to recall were gone."""
@@ -103,16 +123,23 @@ class Ingest:
 
     def take(self, raw: RawBatch) -> tuple[list[list[Chunk]], list[DeadLetter]]:
         """Return the chunks of each shard, and the batch's dead letters in offset order."""
-        self.counts.rows += len(raw)
         self.counts.bytes += raw.nbytes
         if self._repeats is not None:
             self._repeats.begin(int(raw.offset[0]), self.judge.watermark_ms)
+        chunks: list[list[Chunk]] = [[] for _ in range(self._shards)]
+        dead: list[DeadLetter] = []
+        for piece in self._decoder.pieces(raw):
+            dead += self._take(piece, chunks)
+        return chunks, dead
+
+    def _take(self, raw: RawBatch, chunks: list[list[Chunk]]) -> list[DeadLetter]:
+        """Add rows to the chunks of each shard; return their dead letters."""
+        self.counts.rows += len(raw)
         decoded = self._decoder.decode(raw)
         self.counts.bad += len(decoded.dead)
         events, dead = self._judge(decoded.events, decoded.dead, raw)
-        chunks: list[list[Chunk]] = [[] for _ in range(self._shards)]
         if not len(events):
-            return chunks, dead
+            return dead
         position = positions(events)
         base = None
         for use in self._uses:
@@ -134,7 +161,7 @@ class Ingest:
             )
             for shard, chunk in found.items():
                 chunks[shard].append(chunk)
-        return chunks, dead
+        return dead
 
     def _judge(
         self, events: EventBatch, dead: list[DeadLetter], raw: RawBatch
@@ -166,7 +193,7 @@ class Ingest:
                 raw,
                 before >= 0,
                 Reason.REPEAT,
-                lambda i: f"its id came at offset {before[i]}",
+                lambda i: f"its id came at offset {before[i] >> raw.row_bits}",
             )
         letters.sort(key=lambda letter: letter.offset)
         return _keep(events, ~refused), letters
@@ -197,12 +224,13 @@ class Ingest:
     def _letter(
         self, events: EventBatch, i: int, raw: RawBatch, in_raw: int, reason: Reason, detail: str
     ) -> DeadLetter:
+        offset, where = raw.place(in_raw)
         return DeadLetter(
             events.topic,
             events.partition,
-            int(events.offset[i]),
+            offset,
             reason,
-            detail,
+            where + detail,
             raw_bytes(raw, in_raw),
             int(events.event_time_ms[i]),
             broker_time(raw, in_raw),

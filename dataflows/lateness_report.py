@@ -6,7 +6,9 @@ Takes the counts from the state of a live job, as of its last durable epoch, or 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from connectors.sources import check_settings, open_source
+from connectors.batches import RawBatch
+from connectors.sources import check_settings, open_schemas, open_source
 from dataflows import board as b
 from dataflows.board import Board
 from dataflows.ingest import Ingest
@@ -29,6 +32,7 @@ from dataflows.state_folder import part_name, source_places
 from lookback.definition import Definition, Stream, View
 from lookback.errors import UsageError
 
+READY_SECONDS = 0.02  # between looks at whether a batch can be taken
 READ_ROWS, READ_BYTES = 1 << 17, 16 << 20
 EDGES_MS = (0, 1000, 10_000, 60_000, 600_000, 3_600_000, 6 * 3_600_000, 86_400_000, 7 * 86_400_000)
 BAR = 30  # characters
@@ -76,8 +80,9 @@ def of_state(definition: Definition, state: Path) -> list[Found]:
 
 def of_source(definition: Definition, uri: str, settings: Path | None, *, quiet: bool) -> list[Found]:
     """Read a source once, to where it ends now; return what there is to count."""
-    check_settings(settings, uri)
     streams = definition.streams.values()
+    check_settings(settings, streams, uri)
+    schemas = open_schemas(streams, settings)
     infos = open_source(uri, streams, settings=settings).partitions()
     parts = parts_of(definition, infos, to_end=True)
     ends = {(part.topic, part.partition): part.end for part in parts if part.end is not None}
@@ -88,11 +93,12 @@ def of_source(definition: Definition, uri: str, settings: Path | None, *, quiet:
         with Progress("lateness", board, sum(info.rows for info in infos), quiet=quiet) as progress:
             for row, part in enumerate(parts):
                 stream = definition.streams[part.stream]
-                ingest = Ingest(stream, part.topic, (), 1, None, None, _views(definition, stream))
+                ingest = Ingest(stream, part.topic, (), 1, None, None, _views(definition, stream), schemas)
                 reader = source.open(part.topic, part.partition)
                 try:
                     while (raw := reader.read(READ_ROWS, READ_BYTES)) is not None:
                         if len(raw):
+                            _wait(ingest, raw)
                             ingest.take(raw)
                         board.rows[row, b.ROWS] = ingest.counts.rows
                         progress.tick()
@@ -101,6 +107,16 @@ def of_source(definition: Definition, uri: str, settings: Path | None, *, quiet:
                 assert ingest.lateness is not None
                 found[part.stream].add(part.name, ingest.lateness)
     return list(found.values())
+
+
+def _wait(ingest: Ingest, raw: RawBatch) -> None:
+    """Wait until a batch can be taken, and say so where that takes long."""
+    said = False
+    while not ingest.ready(raw):
+        if ingest.waiting is not None and not said:
+            said = True
+            print(f"{ingest.waiting}; this waits for it", file=sys.stderr, flush=True)
+        time.sleep(READY_SECONDS)
 
 
 def as_json(found: list[Found]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dataflows.disk import disk_watch, room_at_start
 from dataflows.lost_state import check_state_is_there
 from dataflows.processes import run_workers
 from dataflows.progress import Progress
+from dataflows.registry_waits import registry_watch
 from dataflows.say import know, say
 from dataflows.settings import Part, Settings
 from dataflows.state_folder import StateFolder, source_places
@@ -81,7 +82,9 @@ class LiveOptions:
 def run(definition: Definition, options: LiveOptions) -> Outcome:
     """Run the live job to the end of its source, or until it is stopped."""
     _one_stream_a_topic(definition)
-    check_settings(options.source_settings, options.source, str(options.dead_letters))
+    check_settings(
+        options.source_settings, definition.streams.values(), options.source, str(options.dead_letters)
+    )
     with room_at_start(options.state), telemetry(options.metrics, say) as told:
         return _run(definition, options, told)
 
@@ -190,6 +193,7 @@ def _until_end_or_growth(
     total = 0 if endless else sum(info.rows for info in found)
     with Progress("run", board, total, quiet=options.quiet) as progress:
         ticks = [progress.tick, telling.tick, disk_watch(board, folder).tick, store_watch(board, folder).tick]
+        ticks.append(registry_watch(board, settings.folder).tick)
         ticks += [] if watch is None else [watch.tick]
         stopped = run_workers(settings, *ticks, until=grown, told=lambda: bool(board.stop[0]))
         counts = progress.totals()

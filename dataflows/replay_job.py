@@ -20,6 +20,7 @@ from dataflows.live_job import parts_of
 from dataflows.placement import shard_keys
 from dataflows.processes import run_workers
 from dataflows.progress import Progress
+from dataflows.registry_waits import registry_watch
 from dataflows.settings import Settings
 from dataflows.training_rows import joined_views, row_stream
 from lookback.definition import Definition
@@ -56,7 +57,7 @@ class Replayed:
 
 def replay(definition: Definition, options: ReplayOptions) -> Replayed:
     """Write the training rows of [from, to). Raises LookbackError where a person stopped it."""
-    check_settings(options.source_settings, options.source)
+    check_settings(options.source_settings, definition.streams.values(), options.source)
     source = open_source(options.source, definition.streams.values(), settings=options.source_settings)
     if options.labels is not None:
         names = [name for name in read_labels(options.labels).column_names if name != TIME]
@@ -97,7 +98,8 @@ def replay(definition: Definition, options: ReplayOptions) -> Replayed:
     try:
         with Progress("replay", board, sum(info.rows for info in infos), quiet=options.quiet) as progress:
             in_fork = None if source.has_threads else folder.release
-            stopped = run_workers(settings, progress.tick, in_fork=in_fork)
+            waits = registry_watch(board, work)
+            stopped = run_workers(settings, progress.tick, waits.tick, in_fork=in_fork)
         files = written(work)
         if stopped or files is None:
             raise LookbackError("the replay was stopped before its end: run it again, it begins anew")

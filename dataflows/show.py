@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from dataflows.board import HEADER, SHARDS, WORKERS, Counts
+from dataflows.board import COLUMNS, HEADER, REGISTRY, SHARDS, WORKERS, Counts
 from dataflows.progress import LATE_MS, instant
 from dataflows.state_folder import part_name, source_places
 from lookback.errors import UsageError
@@ -119,8 +119,8 @@ def is_running(state: Path) -> bool:
 
 
 def _waiting(state: Path, running: bool) -> dict[str, int]:
-    """Return what a running job waits for: how long its source has not answered, how many workers wait for what,
-    and by how long refreshes are late.
+    """Return what a running job waits for: how long its source has not answered, how many workers or partitions wait
+    for what, and by how long refreshes are late.
     """
     path = state / "board"
     words = np.fromfile(path, np.int64) if running and path.exists() else np.empty(0, np.int64)
@@ -132,6 +132,7 @@ def _waiting(state: Path, running: bool) -> dict[str, int]:
         "source_ms": max(1, time.time_ns() // 1_000_000 - away) if away else 0,
         "disk_workers": int((disk != 0).sum()),
         "store_workers": int((store != 0).sum()),
+        "registry_partitions": int(words[HEADER:].reshape(-1, COLUMNS)[:, REGISTRY].sum()),
         "refresh_ms": int(words[HEADER - SHARDS : HEADER].max()),
     }
 
@@ -144,6 +145,8 @@ def _waits(waiting: dict[str, int]) -> list[str]:
     for what, name in (("room on the disk", "disk_workers"), ("the online store", "store_workers")):
         if waiting[name]:
             found.append(f"waits for {what} (workers: {waiting[name]})")
+    if waiting["registry_partitions"]:
+        found.append(f"waits for the schema registry (partitions: {waiting['registry_partitions']})")
     if waiting["refresh_ms"] > LATE_MS:
         found.append(f"refreshes values {duration(waiting['refresh_ms'])} late")
     return found

@@ -25,6 +25,7 @@ from dataflows.board import NEVER, Board
 from dataflows.clock import JobClock
 from dataflows.ingest import Ingest
 from dataflows.labels import LABELS, LabelBatch
+from dataflows.registry_waits import tell_wait
 from dataflows.route import Chunk, Item
 from dataflows.settings import Part, Settings
 from dataflows.telemetry.meters import PUBLISH, Meters
@@ -128,6 +129,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         self._started = False
         self._ended = False
         self._awake: datetime | None = None
+        self._held: RawBatch | None = None  # read, and can't be taken yet
         self._published = -1
         self._committing: int | None = None  # the offset of the epoch that is being committed
         self._meters = meters or Meters.unheard()
@@ -165,7 +167,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         while not self._replay and read * MANY > most and rows < most and not self._spent():
             read = self._take(most - rows, chunks, dead)
             rows += read
-        if self._reader.at_end and self._part.end is None:
+        if self._reader.at_end and self._part.end is None and self._held is None:
             self._clock.caught_up(self._index)
         if (not rows or (self._follows and rows < FEW)) and not self._ended:
             now = time.time()
@@ -182,7 +184,9 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
 
     def _take(self, most: int, chunks: list[list[Chunk]], dead: list[DeadLetter]) -> int:
         """Read at most about `most` rows, add what they give; return how many they were."""
-        raw = None if self._past_stop() else self._reader.read(most, self._turn_bytes())
+        raw = self._read(most)
+        if raw is not None and len(raw) and not self._can_take(raw):
+            return 0
         read = 0 if raw is None else len(raw)
         if self._recalling:
             raw = self._recall(raw)
@@ -200,6 +204,22 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
                 mine += more
         return read
 
+    def _read(self, most: int) -> RawBatch | None:
+        """Return the batch that could not be taken, else the next one; None at the end."""
+        held, self._held = self._held, None
+        if held is not None or self._past_stop():
+            return held
+        most_bytes = self._turn_bytes()
+        return self._reader.read(most, min(most_bytes, self._ingest.most_bytes or most_bytes))
+
+    def _can_take(self, raw: RawBatch) -> bool:
+        """Return whether a batch can be taken now; if not, hold it: nothing behind it is read meanwhile."""
+        ready = self._ingest.ready(raw)
+        if not ready:
+            self._held = raw
+        tell_wait(self._settings.folder, self._row, None if ready else self._ingest.waiting)
+        return ready
+
     def _recall(self, raw: RawBatch | None) -> RawBatch | None:
         """Let rows that are counted be remembered; return the others."""
         if raw is not None and len(raw):
@@ -214,7 +234,8 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
     @property
     def _place(self) -> int:
         """The offset before which all is counted."""
-        return max(self._reader.next_offset, self._counted)
+        read = self._reader.next_offset if self._held is None else int(self._held.offset[0])
+        return max(read, self._counted)
 
     def _items(self, chunks: list[list[Chunk]]) -> Iterable[tuple[str, Item]]:
         # Each shard hears of a start (it opens and emits what is dirty) and, in a replay, of every watermark.

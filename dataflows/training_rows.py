@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from connectors.arrow_messages import ROW_BITS
 from connectors.training import TrainingWriter
 from dataflows.ingest import Use
 from dataflows.settings import Settings
@@ -121,7 +122,8 @@ class Rows:
         """Return the columns that come before the features: what the rows carry, and their place."""
         topic = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(time_ms), np.int8)), [self.stream.topic])
         partition = pa.array((position >> OFFSET_BITS).astype(np.int32))
-        place = [pa.array(time_ms), topic, partition, pa.array(position & MAX_OFFSET)]
+        offset = (position & MAX_OFFSET) >> (ROW_BITS if self.stream.format == "arrow" else 0)
+        place = [pa.array(time_ms), topic, partition, pa.array(offset)]
         columns = list(carried.columns)
         return columns[: len(self._base)] + place + columns[len(self._base) :]
 

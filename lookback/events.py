@@ -35,7 +35,7 @@ class EventBatch:
     stream: str
     topic: str
     partition: int
-    offset: I64  # strictly increasing
+    offset: I64  # strictly increasing; where messages hold many rows, with the row's number in its low bits
     event_time_ms: I64
     broker_time_ms: I64 | None  # None where the source has none
     fields: pa.RecordBatch

@@ -12,7 +12,7 @@ uv=$(realpath "$uv")
 (
     cd "$scratch"
     "$uv" lock --quiet
-    "$uv" export --quiet --extra job --extra redis --extra dev --no-emit-project --no-header --no-annotate \
+    "$uv" export --quiet --extra job --extra avro --extra redis --extra dev --no-emit-project --no-header --no-annotate \
         --format requirements-txt --output-file requirements.lock >/dev/null
 )
 if grep -nE 'https?:|^ *-(i|f)|index|find-links' "$scratch/requirements.lock"; then

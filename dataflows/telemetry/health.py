@@ -58,6 +58,8 @@ def waits(observed: Observed) -> list[str]:
     """Return a sentence for each outside thing that workers wait for."""
     names = {"store": "the online store", "disk": "room on the disk"}
     found = [f"workers wait for {names[what]}: {count}" for what, count in observed.waits.items() if count]
+    if observed.registry_waits:
+        found.append(f"partitions wait for the schema registry: {observed.registry_waits}")
     if observed.away_ms:
         found.append(f"the source has not answered for {observed.away_ms / 1000:,.0f} s")
     return found

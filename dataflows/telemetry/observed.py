@@ -145,6 +145,11 @@ class Observed:
         return {"store": _count(self.board.store_waits), "disk": _count(self.board.waiting)}
 
     @property
+    def registry_waits(self) -> int:
+        """How many partitions wait for the schema registry."""
+        return _count(self.board.rows[:, b.REGISTRY])
+
+    @property
     def store_errors(self) -> int:
         """Calls that the store could not take."""
         return int(self.meters.workers[:, m.ERRORS].sum())

@@ -179,7 +179,7 @@ def test_every_class_of_byte_is_known_to_the_scanner() -> None:
 
 def test_a_bad_event_becomes_a_dead_letter_and_the_others_go_on() -> None:
     rows = pa.array([b'{"ts": 1, "id": 1}', b'{"ts": 2, "id": "x"}\r\n', b"{broken\n", b'{"ts": 4, "id": 4}'])
-    raw = RawBatch("tx", 3, np.array([10, 11, 15, 20]), np.array([1, 2, 3, 4]), rows)
+    raw = RawBatch("tx", 3, np.array([10, 11, 15, 20]), np.array([1, 2, 3, 4]), rows, lines=True)
     found = Decoder(stream_of({"id": "int64"})).decode(raw)
     assert found.events.offset.tolist() == [10, 20] and found.events.event_time_ms.tolist() == [1, 4]
     assert found.events.broker_time_ms is not None and found.events.broker_time_ms.tolist() == [1, 4]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataflows.board import BROKER_TIME, DONE, END_OFFSET, OFFSET, Board
+from dataflows.board import BROKER_TIME, DONE, END_OFFSET, OFFSET, REGISTRY, Board
 from dataflows.settings import Part, Settings
 from dataflows.telemetry import meters as m
 from dataflows.telemetry.export import Telemetry
@@ -104,6 +104,13 @@ def test_a_shard_that_is_silent_is_not_ready(job: Observed) -> None:
     for word in (0, m.WAITING):
         job.meters.shards[1, 0, m.OPEN] = word
         assert ready(job).why == ["1 shards are catching up with what was served before the start"]
+
+
+def test_a_partition_that_waits_for_its_schemas_is_alive_and_not_ready(job: Observed) -> None:
+    assert ready(job).well
+    job.board.rows[1, REGISTRY] = 1
+    assert not ready(job).well and live(job).well
+    assert ready(job).why == live(job).why == ["partitions wait for the schema registry: 1"]
 
 
 def test_lag(job: Observed) -> None:
