@@ -74,29 +74,33 @@ def _table(message: pa.BinaryScalar, wanted: tuple[Target, ...]) -> pa.Table:
     buffer = message.as_buffer()
     if buffer is None:
         raise _BadMessage(Reason.PARSE, "the message has no value")
-    source = pa.BufferReader(buffer)
-    batches, rows = [], 0
     try:
-        with pa.ipc.open_stream(source) as stream:
-            schema = stream.schema
-            for batch in stream:
-                rows += len(batch)
-                if rows > MAX_ROWS:
-                    raise _BadMessage(Reason.PARSE, f"the message has more than {MAX_ROWS:,} rows")
-                batch.validate(full=True)
-                batches.append(batch)
-        behind = buffer.size - source.tell()
-    except (pa.ArrowException, OSError, EOFError) as error:
+        table = _stream(buffer)
+        if found := misfit(table.schema, wanted):
+            target, kind = found
+            text = "is missing" if kind is None else f"is {kind}, no {target.type_text}"
+            raise _BadMessage(Reason.SCHEMA, f"{target.label} {text} in the message's schema")
+        return table.cast(pa.schema([_plain(field) for field in table.schema]))
+    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _BadMessage(Reason.PARSE, f"the message is no Arrow IPC stream: {why}") from None
-    if behind:
+
+
+def _stream(buffer: pa.Buffer) -> pa.Table:
+    """Return what a buffer holds, whole; raise _BadMessage, or what Arrow raises, where it is not right."""
+    source = pa.BufferReader(buffer)
+    batches, rows = [], 0
+    with pa.ipc.open_stream(source) as stream:
+        schema = stream.schema
+        for batch in stream:
+            rows += len(batch)
+            if rows > MAX_ROWS:
+                raise _BadMessage(Reason.PARSE, f"the message has more than {MAX_ROWS:,} rows")
+            batch.validate(full=True)
+            batches.append(batch)
+    if behind := buffer.size - source.tell():
         raise _BadMessage(Reason.PARSE, f"the message has {behind:,} bytes behind its Arrow IPC stream")
-    if found := misfit(schema, wanted):
-        target, kind = found
-        text = "is missing" if kind is None else f"is {kind}, no {target.type_text}"
-        raise _BadMessage(Reason.SCHEMA, f"{target.label} {text} in the message's schema")
-    plain = pa.schema([_plain(field) for field in schema])
-    return pa.Table.from_batches(batches, schema).cast(plain)
+    return pa.Table.from_batches(batches, schema)
 
 
 def _plain(field: pa.Field) -> pa.Field:
