@@ -1,0 +1,1 @@
+"""Sample events for the definition sets under `features/`."""
