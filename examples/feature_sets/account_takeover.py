@@ -1,7 +1,7 @@
 """Login attempts of a hundred days and how they ended: people at home, people who travel, and thieves.
 
-Owns: who logs in from where, and two kinds of attack: a list of stolen passwords tried from one device, and one
-account taken by somebody who has its password.
+Owns: who logs in from where, and three attacks: a list of stolen passwords tried from one device, the same from many
+devices of one network, and one account taken by somebody who has its password.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def generate(seed: int = 7) -> dict[str, list[Event]]:
     tries = [one for user in range(USERS) for one in _everyday(draw, user)]
     tries += _stolen_list(draw, START_MS + 80 * DAY_MS)
     tries += _taken(draw, START_MS + 90 * DAY_MS)
+    tries += _bots(draw, START_MS + 95 * DAY_MS)
     tries.sort(key=lambda one: (one.at, one.user))
     attempts, logins = [], []
     for number, one in enumerate(tries):
@@ -92,4 +93,19 @@ def _taken(draw: random.Random, start_ms: int) -> list[Try]:
         Try(start_ms + 30_000, "u5", *where, False),
         Try(start_ms + 70_000 + draw.randrange(1_000), "u5", *where, True),
         Try(start_ms + 3 * HOUR_MS, "u5", *where, True),
+    ]
+
+
+def _bots(draw: random.Random, start_ms: int) -> list[Try]:
+    """Return fourteen accounts tried within half an hour, each from a device of its own, all from one network."""
+    return [
+        Try(
+            start_ms + i * 120_000 + draw.randrange(9_000),
+            f"u{20 + i}",
+            f"dB{i}",
+            "RO/Iasi",
+            "net-bots",
+            False,
+        )
+        for i in range(14)
     ]

@@ -106,15 +106,15 @@ class Past:
 
 def mean(values: Sequence[Decimal]) -> float | None:
     """Return the mean; None of none."""
-    return float(sum(map(Fraction, values)) / len(values)) if values else None
+    return float(sum(values, Decimal()) / len(values)) if values else None
 
 
 def stddev(values: Sequence[Decimal]) -> float | None:
     """Return the sample's standard deviation; None of fewer than two."""
     if len(values) < 2:
         return None
-    middle = sum(map(Fraction, values)) / len(values)
-    return math.sqrt(sum((Fraction(value) - middle) ** 2 for value in values) / (len(values) - 1))
+    middle = sum(values, Decimal()) / len(values)
+    return math.sqrt(sum((value - middle) ** 2 for value in values) / (len(values) - 1))
 
 
 def entropy(values: Sequence[Any]) -> float | None:
