@@ -170,3 +170,27 @@ def test_a_drain_ends_it_without_an_end_mark(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(StopIteration):
         part.next_batch()
     assert board.rows[0, b.WATERMARK] != b.END
+
+
+def test_a_batch_that_cannot_be_taken_yet_is_held_and_not_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash while it waits for a schema registry must not have read past it."""
+    part, board, _ = open_part(tmp_path)
+    ready = True
+    monkeypatch.setattr(Ingest, "ready", lambda self, raw: ready)
+    monkeypatch.setattr(Ingest, "waiting", "nobody answers")
+    found = rows(list(part.next_batch()))
+    assert found == part.snapshot()["offset"] == 10
+    ready = False
+    for _ in range(3):
+        assert rows(list(part.next_batch())) == 0 and part.next_awake() is not None
+        assert part.snapshot()["offset"] == board.rows[0, b.OFFSET] == 10
+        assert board.rows[0, b.REGISTRY] == 1
+    assert (tmp_path / "work" / "registry-waits").read_text() == "nobody answers"
+    ready = True
+    with pytest.raises(StopIteration):
+        while True:
+            found += rows(list(part.next_batch()))
+    assert found == 99 and part.snapshot()["offset"] == 100
+    assert board.rows[0, b.REGISTRY] == 0
