@@ -7,7 +7,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -55,10 +55,15 @@ class Endpoint:
         status, body = self.get(path)
         return status, json.loads(body)["why"]
 
+    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Yield name, labels and value of each sample."""
+        for family in text_string_to_metric_families(self.get("/metrics")[1]):
+            for sample in family.samples:
+                yield sample.name, sample.labels, sample.value
+
     def scrape(self) -> Samples:
         """Return the samples by name and the values of labels, which go by their names."""
         return {
-            (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(self.get("/metrics")[1])
-            for sample in family.samples
+            (name, tuple(label for _, label in sorted(labels.items()))): value
+            for name, labels, value in self.samples()
         }
