@@ -30,6 +30,7 @@ from dataflows.source import DEAD, EventSource
 from dataflows.store_waits import store_waits
 from dataflows.telemetry.meters import FILE as METERS
 from dataflows.telemetry.meters import MeterFile, Meters
+from dataflows.telemetry.trace import wanted
 from dataflows.training_rows import Rows, rows_of
 from dataflows.unfenced import UnfencedWriter
 from lookback.definition import Definition, View, load
@@ -74,7 +75,7 @@ def _meters(settings: Settings, views: list[View], worker: int) -> Meters:
     if settings.out is not None:
         return Meters.unheard()
     file = MeterFile.open(settings.folder / METERS, len(views))
-    return Meters(file, worker, [view.fingerprint for view in views])
+    return Meters(file, worker, [view.fingerprint for view in views], traces=wanted())
 
 
 def _source(

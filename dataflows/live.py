@@ -69,6 +69,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         self._lateness_ms = lateness_ms  # the longest of all streams
         self._meters = meters or Meters.unheard([view.fingerprint for view in views])
         self._shard: Shard | None = None
+        self._trace = 0  # of a batch of this wave, where one is traced
         self.shard_number: int | None = None  # for the note of a failure
         self._committed = False
         self._refresher = Refresher(settings, board)
@@ -89,7 +90,9 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         faults.reach("1-before", shard.shard)
         began_ns = time.perf_counter_ns()
         changes = self._apply(shard, values)
-        began_ns = self._meters.since(APPLY, began_ns)
+        traces = {item.trace: item.rows for item in values if item.trace}
+        self._trace = next(iter(traces), 0)
+        began_ns = self._meters.since(APPLY, began_ns, traces)
         faults.reach("1-after", shard.shard)
         self._refresher.hear(values)
         out: list[ViewWrite] = []
@@ -101,7 +104,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         if not out and any(item.look for item in values) and not any(self._waiting):
             none = np.empty(0, np.int64)
             out.append(self._whole(shard, 0, shard.views[0], none))
-        self._meters.since(EMIT, began_ns)
+        self._meters.since(EMIT, began_ns, traces)
         self._refresher.report(shard.shard, shard.views, any(self._waiting))
         self._bound(shard)
         return out, False
@@ -276,6 +279,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             texts=texts,
             marks={**view.applied, SEQUENCE: view.sequence, **({AS_OF: latest} if latest > NEVER else {})},
             known=known,
+            trace=self._trace,
         )
 
     def _settled_ms(self, shard: Shard) -> int:

@@ -64,7 +64,13 @@ class Item:
     chunks: list[Chunk] = field(default_factory=list)
     clock_ms: int = NEVER  # the job's clock (see `dataflows.clock`)
     final: bool = False  # it stands still from here on: the source has ended
+    trace: int = 0  # of the batch, where it is traced
     look: bool = False  # send the store something, if only nothing: is it still there, and whose is it?
+
+    @property
+    def rows(self) -> int:
+        """Rows of all views."""
+        return sum(len(chunk.position) for chunk in self.chunks)
 
 
 def either(one: Bools | None, other: Bools | None) -> Bools | None:

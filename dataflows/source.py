@@ -158,6 +158,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         if self._started and (self._spent() or self._pressed() or (self._replay and self._far_ahead())):
             self._awake = datetime.now(UTC) + timedelta(seconds=FULL_SECONDS)
             return []
+        began_ns = time.perf_counter_ns()
         out: list[tuple[str, Payload]] = []
         chunks: list[list[Chunk]] = [[] for _ in range(self._settings.shards)]
         dead: list[DeadLetter] = []
@@ -178,7 +179,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         if dead:
             out.append((DEAD + part_name(self._part.topic, self._part.partition), dead))
         self._report()
-        out.extend(self._items(chunks))
+        out.extend(self._items(chunks, self._meters.fetched(began_ns, rows) if rows else 0))
         self._started = True
         return out
 
@@ -237,7 +238,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         read = self._reader.next_offset if self._held is None else int(self._held.offset[0])
         return max(read, self._counted)
 
-    def _items(self, chunks: list[list[Chunk]]) -> Iterable[tuple[str, Item]]:
+    def _items(self, chunks: list[list[Chunk]], trace: int = 0) -> Iterable[tuple[str, Item]]:
         # Each shard hears of a start (it opens and emits what is dirty) and, in a replay, of every watermark.
         everyone = self._replay or not self._started or self._ended
         clock_ms, final = (NEVER, False) if self._replay else self._clock.read()
@@ -249,7 +250,19 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
             mark = b.END if self._ended else max(b.NEVER, mark - self._ingest.stream.lateness_ms - 1)
         for shard, (key, mine) in enumerate(zip(self._settings.shard_keys, chunks, strict=True)):
             if mine or everyone or shard in woken or shard in lookers:
-                yield key, Item(shard, self._part.id, mark, mine, clock_ms, final, shard in lookers)
+                yield (
+                    key,
+                    Item(
+                        shard,
+                        self._part.id,
+                        mark,
+                        mine,
+                        clock_ms,
+                        final,
+                        trace if mine else 0,
+                        shard in lookers,
+                    ),
+                )
 
     def _is_tick(self) -> bool:
         """Whether to look for shards to wake now, at most once an epoch; the first partition that isn't done does."""

@@ -30,6 +30,7 @@ from dataflows.telemetry.metrics import (
     Read,
 )
 from dataflows.telemetry.observed import Observed
+from dataflows.telemetry.trace import Traces, wanted
 from lookback.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,16 +51,22 @@ class Telemetry:
     def __init__(self) -> None:
         self.observed: Observed | None = None
         self._heard: dict[int, int] = {}  # samples read so far, by worker
+        self._heard_spans: dict[int, int] = {}
         self._record: dict[int, Callable[[float], None]] = {}  # by kind of sample
+        self.traces: Traces | None = None
 
     def watch(self, observed: Observed) -> None:
         """Look at workers that are about to start, whose counts begin anew."""
-        self.observed, self._heard = observed, {}
+        self.observed, self._heard, self._heard_spans = observed, {}, {}
 
     def tick(self) -> None:
-        """Take over the samples that workers have left."""
+        """Take over the samples and spans that workers have left."""
         job = self.observed
-        if job is None or not self._record:
+        if job is None:
+            return
+        if self.traces is not None:
+            self.traces.tell(job.spans(self._heard_spans))
+        if not self._record:
             return
         for kind, value in job.samples(self._heard):
             if kind in self._record:
@@ -123,7 +130,7 @@ def telemetry(metrics: tuple[str, int] | None, say: Callable[[str], None]) -> It
     """
     told = Telemetry()
     pushed = any(os.environ.get(name) for name in ENDPOINTS)
-    if metrics is None and not pushed:
+    if metrics is None and not pushed and not wanted():
         yield told  # no library is loaded for nothing
         return
     from opentelemetry.sdk.metrics import MeterProvider
@@ -138,7 +145,10 @@ def telemetry(metrics: tuple[str, int] | None, say: Callable[[str], None]) -> It
     if pushed:
         readers.append(_otlp())
     named = {} if os.environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: "lookback"}
-    provider = MeterProvider(readers, Resource.create(named), shutdown_on_exit=False)
+    resource = Resource.create(named)
+    provider = MeterProvider(readers, resource, shutdown_on_exit=False)
+    if wanted():
+        told.traces = Traces(resource)
     told.instruments(provider)
     try:
         if metrics is None:
@@ -149,6 +159,8 @@ def telemetry(metrics: tuple[str, int] | None, say: Callable[[str], None]) -> It
     finally:
         told.tick()
         provider.shutdown()
+        if told.traces is not None:
+            told.traces.close()
 
 
 def _prometheus(registry: CollectorRegistry) -> Any:

@@ -114,6 +114,15 @@ class Observed:
                 yield kind, value
             heard[worker] = end
 
+    def spans(self, heard: dict[int, int]) -> Iterator[tuple[int, int, int, int, int]]:
+        """Yield (trace, kind, start, duration, rows) of all spans that are not yet in `heard`, as `samples` does."""
+        for worker in range(self.settings.workers):
+            end = int(self.meters.workers[worker, m.NEXT_SPAN])
+            for at in range(max(heard.get(worker, 0), end - m.RING), end):
+                trace, kind, start_ns, duration_ns, rows = self.meters.spans[worker, at % m.RING].tolist()
+                yield trace, kind, start_ns, duration_ns, rows
+            heard[worker] = end
+
     # --- the job -----------------------------------------------------------------------------------------
 
     @property

@@ -65,6 +65,7 @@ class ViewWrite:
     marks: source part -> offset that these values include (the shard's served mark after this write), and under
     `AS_OF` an instant that no record of the shard was refreshed after, under `SEQUENCE` the highest of a record.
     known: of entities that the store has let expire nothing is to be written.
+    trace: of a batch that these values include, where it is traced; 0: none.
     """
 
     view: str
@@ -86,6 +87,7 @@ class ViewWrite:
     texts: Sequence[str]
     marks: Mapping[str, int]
     known: bool = False
+    trace: int = 0
 
 
 @dataclass(slots=True)

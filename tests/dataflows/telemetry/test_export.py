@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
 
 from dataflows.telemetry.export import telemetry
@@ -30,13 +32,18 @@ class Collector:
 
     def __init__(self) -> None:
         self.got: list[ExportMetricsServiceRequest] = []
-        got = self.got
+        self.spans: list[Span] = []
+        got, spans = self.got, self.spans
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.path == "/v1/metrics":
                     got.append(ExportMetricsServiceRequest.FromString(body))
+                else:
+                    assert self.path == "/v1/traces"
+                    for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                        spans.extend(span for scope in resource.scope_spans for span in scope.spans)
                 self.send_response(200)
                 self.end_headers()
 
@@ -63,7 +70,8 @@ def job(tmp_path_factory: pytest.TempPathFactory, store: Valkey, collector: Coll
     made = start(
         tmp_path_factory.mktemp("job"), store.uri, "--metrics", "127.0.0.1:0", "--workers", "2",
         OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector.server.server_port}",
-        OTEL_METRIC_EXPORT_INTERVAL="500", OTEL_RESOURCE_ATTRIBUTES="deployment.environment=test",
+        OTEL_METRIC_EXPORT_INTERVAL="500", OTEL_BSP_SCHEDULE_DELAY="200",
+        OTEL_RESOURCE_ATTRIBUTES="deployment.environment=test",
     )  # fmt: skip
     try:
         until(lambda: made.endpoint.probe("/readyz")[0] == 200)
@@ -154,6 +162,29 @@ def test_metrics_go_out_by_otlp(job: Job, collector: Collector) -> None:
         one.key: one.value.string_value for one in collector.got[-1].resource_metrics[0].resource.attributes
     }
     assert resource["service.name"] == "lookback" and resource["deployment.environment"] == "test"
+
+
+def test_a_batch_is_traced_from_fetch_to_store(job: Job, collector: Collector) -> None:
+    """Through two workers: one reads it, both have shards of it."""
+
+    def whole() -> list[Span]:
+        """Return the spans of a trace that has all kinds, its fetch first."""
+        for fetch in [span for span in collector.spans if span.name == "batch fetch"]:
+            rest = [span for span in collector.spans if span.trace_id == fetch.trace_id and span is not fetch]
+            if {span.name for span in rest} == {"shard apply", "shard emit", "store write"}:
+                return [fetch, *rest]
+        return []
+
+    until(whole)
+    fetch, *rest = whole()
+    assert fetch.parent_span_id == b"" and fetch.start_time_unix_nano <= fetch.end_time_unix_nano
+    assert {span.parent_span_id for span in rest} == {fetch.span_id}
+    assert all(span.start_time_unix_nano >= fetch.start_time_unix_nano for span in rest)
+    rows = {span.name: 0 for span in rest}
+    for span in rest:
+        rows[span.name] += span.attributes[0].value.int_value
+    assert 0 < rows["shard apply"] <= fetch.attributes[0].value.int_value
+    assert len({span.trace_id for span in collector.spans}) < 200, "few batches are traced"
 
 
 def names(request: ExportMetricsServiceRequest) -> set[str]:

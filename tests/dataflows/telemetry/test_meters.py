@@ -133,3 +133,15 @@ def test_lag(job: Observed) -> None:
 def test_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no job of this release runs on"):
         Observed.at(tmp_path)
+
+
+def test_a_batch_a_second_is_traced_and_none_unless_asked_for(job: Observed) -> None:
+    now = 10**12
+    assert Meters(job.meters, 0, ["v"]).fetched(now, 5) == 0
+    meters = Meters(job.meters, 0, ["v"], traces=True)
+    trace = meters.fetched(now, 5)
+    assert trace and meters.fetched(now + 999_999_999, 5) == 0 != meters.fetched(now + 10**9, 7)
+    meters.since(m.APPLY, now, {trace: 3})
+    spans = list(job.spans({}))
+    assert [span[:2] for span in (spans[0], spans[2])] == [(trace, m.FETCH), (trace, m.APPLY)]
+    assert [span[4] for span in spans] == [5, 7, 3]
