@@ -21,8 +21,8 @@ from benchmarks.measure import ROOT
 from benchmarks.options import DEFINITIONS, Options
 from benchmarks.results import Section, table
 from dataflows import board as b
+from dataflows.recovery_store import source_places
 from dataflows.settings import Settings
-from dataflows.state_folder import source_places
 from tests.services.kafka import Broker
 from tests.services.slowed import slowed
 from tests.services.valkey import Valkey, running

@@ -21,7 +21,7 @@ import base64
 import errno
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -47,8 +47,15 @@ class DeadLetterSink(FixedPartitionedSink[Sequence[DeadLetter], Snapshot]):
     that a restart before the first epoch is told from a new job (its state's id).
     """
 
-    def __init__(self, folder: str | Path, parts: Sequence[tuple[str, int]], job: str) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        parts: Sequence[tuple[str, int]],
+        job: str,
+        recorded: Mapping[str, Snapshot] | None = None,
+    ) -> None:
         self._folder = Path(folder)
+        self._recorded = recorded or {}  # where a part goes on that has no snapshot yet
         self._job = job
         self._names = sorted(part_name(topic, partition) for topic, partition in parts)
         self._index = {name: index for index, name in enumerate(self._names)}
@@ -65,6 +72,8 @@ class DeadLetterSink(FixedPartitionedSink[Sequence[DeadLetter], Snapshot]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: Snapshot | int | None) -> DeadLetterPart:
         """Open one part's file at the length of the resumed epoch."""
+        if resume_state is None:
+            resume_state = self._recorded.get(for_part)
         return DeadLetterPart(self._folder, for_part, self._job, resume_state)
 
 

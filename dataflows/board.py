@@ -4,11 +4,12 @@ The board decides no value. It bounds memory (a source too far ahead of the slow
 makes sources wait) and feeds progress; a torn read costs a little waiting, nothing else.
 
     board := header row[parts]      int64 each
-    header := pressure{WORKERS} waiting{WORKERS} store_waits{WORKERS} away stop due{SHARDS} late{SHARDS}
+    header := pressure{WORKERS} waiting{WORKERS} store_waits{WORKERS} away stop due{SHARDS} late{SHARDS} behind{SHARDS}
     pressure[i] is worker i's bytes in dirty logs over its limit; waiting[i] is 1 while it waits for disk room,
     store_waits[i] while it waits for the online store; away is the wall clock, in ms, since when the source's servers
     do not answer, 0 while they do; stop is 1 once a worker was asked to stop; due[s] is the clock at which shard s
-    wants to be woken (END: not at all), late[s] by how many ms of the clock it is behind with its refreshes
+    wants to be woken (END: not at all), late[s] by how many ms of the clock it is behind with its refreshes, behind[s]
+    is 1 while it waits for the served mark and so wants to hear from every partition how far it has come
     row := COLUMNS                  see the names below; END_OFFSET, where the partition ends as far as the parent
     knows, and BROKER_TIME, that of the newest event read, are for those who watch alone
 """
@@ -23,7 +24,8 @@ import numpy.typing as npt
 
 WORKERS = 64
 SHARDS = 64
-HEADER = 3 * WORKERS + 2 + 2 * SHARDS
+DUE = 3 * WORKERS + 2
+HEADER = DUE + 3 * SHARDS
 (
     WATERMARK,
     OFFSET,
@@ -71,8 +73,9 @@ class Board:
         self.store_waits: npt.NDArray[np.int64] = words[2 * WORKERS : 3 * WORKERS]
         self.away: npt.NDArray[np.int64] = words[3 * WORKERS : 3 * WORKERS + 1]
         self.stop: npt.NDArray[np.int64] = words[3 * WORKERS + 1 : 3 * WORKERS + 2]
-        self.due: npt.NDArray[np.int64] = words[HEADER - 2 * SHARDS : HEADER - SHARDS]
-        self.late: npt.NDArray[np.int64] = words[HEADER - SHARDS : HEADER]
+        self.due: npt.NDArray[np.int64] = words[DUE : DUE + SHARDS]
+        self.late: npt.NDArray[np.int64] = words[DUE + SHARDS : DUE + 2 * SHARDS]
+        self.behind: npt.NDArray[np.int64] = words[DUE + 2 * SHARDS : HEADER]
         self.rows: npt.NDArray[np.int64] = words[HEADER:].reshape(parts, COLUMNS)
 
     @staticmethod
@@ -80,7 +83,7 @@ class Board:
         """Make an empty board at `path` and map it."""
         words = np.zeros(HEADER + parts * COLUMNS, np.int64)
         words[HEADER:].reshape(parts, COLUMNS)[:, (WATERMARK, EVENT_TIME, CAUGHT_UP, BROKER_TIME)] = NEVER
-        words[HEADER - 2 * SHARDS : HEADER - SHARDS] = END
+        words[DUE : DUE + SHARDS] = END
         path.parent.mkdir(parents=True, exist_ok=True)
         words.tofile(path)
         return Board(path, parts)

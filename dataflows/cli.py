@@ -394,6 +394,31 @@ def status(
         answers().print(status_table(found))
 
 
+@_example("lookback reshard state --shards 64 --out state-64")
+def reshard(
+    old: Annotated[
+        Path, typer.Argument(metavar="OLD", help="Folder of the job's state.", show_default=False)
+    ],
+    shards: Annotated[
+        int, typer.Option(help="How many shards the new state has, 1 to 64.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the new state.", show_default=False)],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a state of another number of shards from that of a stopped job, which is left as it is.
+
+    Every record is copied and read back. Killed, the same command goes on. Then start the job with the new --state.
+    """
+    from dataflows import reshard as job
+
+    found = job.run(old, shards, out, quiet=quiet)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        print(job.sentence(found), file=sys.stderr)
+
+
 @_example("lookback lateness features/fraud.yaml --state state")
 def lateness(
     features: Features,

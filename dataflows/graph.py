@@ -24,6 +24,7 @@ from dataflows.ingest import Ingest, Use
 from dataflows.jitter import part_class
 from dataflows.label_rows import LabelRows
 from dataflows.live import LiveShard, MemoryBudget
+from dataflows.recovery_store import LETTER_PLACES, recorded
 from dataflows.replay import ReplayShard
 from dataflows.settings import Part, Settings
 from dataflows.source import DEAD, EventSource
@@ -115,7 +116,7 @@ def _letter_sink(settings: Settings, topics: list[tuple[str, int]]) -> DeadLette
     place = settings.dead_letters
     assert place is not None
     if not place.startswith(KAFKA):
-        return DeadLetterSink(place, topics, settings.job)
+        return DeadLetterSink(place, topics, settings.job, recorded(settings.folder, LETTER_PLACES))
     from connectors.dead_letters_topic import DeadLetterTopicSink, letter_topic
 
     cluster, topic = letter_topic(place, _path(settings.source_settings))

@@ -27,8 +27,9 @@ from dataflows.ingest import Ingest
 from dataflows.lateness import BUCKETS, ROUNDING_PERCENT, SHARES, Histogram, Lateness, highest
 from dataflows.live_job import parts_of
 from dataflows.progress import Progress
+from dataflows.recovery_store import source_places
 from dataflows.show import duration
-from dataflows.state_folder import part_name, source_places
+from dataflows.state_folder import part_name
 from lookback.definition import Definition, Stream, View
 from lookback.errors import UsageError
 

@@ -8,7 +8,7 @@ interleaving could take a value back (see docs/commit.md).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         self._committed = False
         self._refresher = Refresher(settings, board)
         self._waiting: list[_Catchup | None] = []
+        self._through: dict[str, int] = {}  # up to which offset all rows of a partition have come
 
     @guarded
     def on_batch(self, values: list[Item]) -> tuple[Iterable[ViewWrite], bool]:
@@ -177,6 +178,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         for item in items:
             seen = shard.watermarks.get(item.part, item.watermark_ms)
             shard.watermarks[item.part] = max(seen, item.watermark_ms)
+            self._through[item.part] = max(self._through.get(item.part, -1), item.through)
             for chunk in item.chunks:
                 fresh = shard.views[chunk.view].fresh(item.part, chunk.position)
                 if fresh.start < len(chunk.position):
@@ -192,7 +194,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             # In the dirty set, so that a commit before the mark is passed keeps what is still to go out.
             if change is not None:
                 shard.dirty[index].update(view.keys_of(np.unique(change[0]).tolist()))
-            if not catchup.passed(view):
+            if not catchup.passed(view, self._through):
                 return
             self._waiting[index] = None
             view.sequence = max(view.sequence, catchup.sequence)
@@ -338,8 +340,15 @@ class _Catchup:
         )
         self.lost = lost  # the store lacks what it once had: all of the shard goes out again
 
-    def passed(self, view: ViewState) -> bool:
-        return all(view.applied.get(part, -1) >= offset for part, offset in self.marks.items())
+    def passed(self, view: ViewState, through: Mapping[str, int]) -> bool:
+        """Whether all rows up to the marks are in: those of the shard itself, or the partition has come past them.
+
+        Where the shards were cut anew, or events are gone, the row at a mark may never come to this shard.
+        """
+        return all(
+            max(view.applied.get(part, -1), through.get(part, -1)) >= offset
+            for part, offset in self.marks.items()
+        )
 
 
 def _insert(view: ViewState, chunks: list[tuple[Chunk, slice]]) -> Change:

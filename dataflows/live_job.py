@@ -17,11 +17,13 @@ from dataflows.disk import disk_watch, room_at_start
 from dataflows.lost_state import check_state_is_there
 from dataflows.processes import run_workers
 from dataflows.progress import Progress
+from dataflows.recovery_store import source_places
 from dataflows.registry_waits import registry_watch
 from dataflows.say import know, say
 from dataflows.settings import Part, Settings
-from dataflows.state_folder import StateFolder, source_places
+from dataflows.state_folder import StateFolder, check_finished
 from dataflows.store_waits import store_watch
+from dataflows.takeover import StateLine, check_line, take_over
 from dataflows.telemetry.export import Telemetry, telemetry
 from dataflows.telemetry.meters import FILE as METERS
 from dataflows.telemetry.meters import MeterFile
@@ -97,11 +99,12 @@ def _run(definition: Definition, options: LiveOptions, told: Telemetry) -> Outco
     found = source.partitions()
     _check_letters(definition, options)
     parts = parts_of(definition, found, to_end=options.until_end)
+    check_finished(options.state)
     if not options.accept_lost_state:
         check_state_is_there(definition, options.store, options.state, parts)
     folder = StateFolder(options.state, definition, source.identity, [part.id for part in parts])
     try:
-        generation = _claim(options)
+        generation = _claim(definition, options, folder)
         faults.reach("0-claim")
         settings = Settings(
             definition=str(Path(definition.path).resolve()),
@@ -115,7 +118,7 @@ def _run(definition: Definition, options: LiveOptions, told: Telemetry) -> Outco
             epoch_ms=options.epoch_ms,
             cache_bytes=options.cache_bytes,
             dead_letters=str(options.dead_letters or options.state / "dead-letters"),
-            job=folder.id,
+            job=folder.job,
             start_ms=_start_ms(definition, options, found),
             source_settings=None
             if options.source_settings is None
@@ -137,7 +140,7 @@ def _run(definition: Definition, options: LiveOptions, told: Telemetry) -> Outco
                 continue
             except StoreLost as lost:
                 say(f"{lost}: all values are written again from the state", "warning")
-                settings = replace(settings, generation=_claim(options))
+                settings = replace(settings, generation=_claim(definition, options, folder))
                 continue
             if not grown:
                 _publish(source, folder.path, settings.parts)
@@ -149,10 +152,18 @@ def _run(definition: Definition, options: LiveOptions, told: Telemetry) -> Outco
         folder.close()
 
 
-def _claim(options: LiveOptions) -> int:
+def _claim(definition: Definition, options: LiveOptions, folder: StateFolder) -> int:
+    """Claim the store for a new generation, and take over what a state of other shards served there."""
+    if faults.off("generation"):
+        return GENERATION
+    line = StateLine(str(options.state), folder.id, folder.shards, **folder.line)
     store = open_store(options.store, write=True)
     try:
-        return GENERATION if faults.off("generation") else store.claim(str(options.state))
+        if not options.accept_lost_state:
+            check_line(store, definition, line)
+        generation = store.claim(str(options.state))
+        take_over(store, definition, line, generation)
+        return generation
     finally:
         store.close()
 

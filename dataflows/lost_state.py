@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataflows.settings import SHARDS, Part
+from dataflows.takeover import sharding_of
 from lookback.definition import Definition
 from lookback.errors import RefusedError, StoreError
 from lookback.stores.base import OnlineStore, open_store
@@ -51,7 +52,8 @@ def _counted(store: OnlineStore, definition: Definition, parts: set[str]) -> str
     for view in definition.views.values():
         if view.fingerprint not in known:
             continue
-        for shard in range(SHARDS):
+        known = sharding_of(store, view.fingerprint)
+        for shard in range(SHARDS if known is None else known.numbers):
             if parts & (store.marks(view.fingerprint, shard) or {}).keys():
                 return view.name
     return None

@@ -46,7 +46,7 @@ class Progress:
         """Say where the job is, when it is time to."""
         now = time.monotonic()
         if self._live is None and sys.stderr.isatty() and not (self._quiet or is_json()):
-            self._live = _live_line()
+            self._live = live_line()
         period = FRAME_SECONDS if self._live is not None else LINE_SECONDS
         if self._quiet or now - self._last_said < period:
             return
@@ -94,7 +94,7 @@ class Progress:
         return {name: int(self._board.rows[:, column].sum()) for name, column in names.items()}
 
 
-def _live_line() -> Live:
+def live_line() -> Live:
     """Start a line that renews itself.
 
     Not before the workers run: it has a thread of its own, and they may be forks of this process.

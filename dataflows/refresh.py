@@ -77,6 +77,7 @@ class Refresher:
     def report(self, shard: int, views: Sequence[ViewState], waiting: bool) -> None:
         """Say on the board when this shard is to be woken, and how far behind it is."""
         dues = [view.timers.next_due_ms() for view in views]
+        self._board.behind[shard] = int(waiting)
         if waiting:
             self._board.due[shard] = END
         elif any(view.rebuilding for view in views):

@@ -5,6 +5,7 @@ Runs at the source, columns at a time, so that what it decides depends on the pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +67,7 @@ class Item:
     final: bool = False  # it stands still from here on: the source has ended
     trace: int = 0  # of the batch, where it is traced
     look: bool = False  # send the store something, if only nothing: is it still there, and whose is it?
+    through: int = -1  # the partition's offset up to which all rows have come, whatever shard they are of
 
     @property
     def rows(self) -> int:
@@ -133,8 +135,12 @@ def shard_of(keys: Keys, shards: int) -> I64:
     """Return each key's shard: XXH3-64 of its UTF-8 text modulo the shard count; stable for ever."""
     if shards == 1:
         return np.zeros(len(keys), np.int64)
-    texts = key_texts(keys)
-    digests = np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, texts)), np.uint64, len(texts))
+    return shard_of_utf8(list(map(str.encode, key_texts(keys))), shards)
+
+
+def shard_of_utf8(keys: Sequence[bytes], shards: int) -> I64:
+    """Return each key's shard, given their texts in UTF-8."""
+    digests = np.fromiter(map(xxhash.xxh3_64_intdigest, keys), np.uint64, len(keys))
     return (digests % np.uint64(shards)).astype(np.int64)
 
 

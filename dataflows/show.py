@@ -14,9 +14,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from dataflows.board import COLUMNS, HEADER, REGISTRY, SHARDS, WORKERS, Counts
+from dataflows.board import COLUMNS, DUE, HEADER, REGISTRY, SHARDS, WORKERS, Counts
 from dataflows.progress import LATE_MS, instant
-from dataflows.state_folder import part_name, source_places
+from dataflows.recovery_store import source_places
+from dataflows.state_folder import part_name
 from lookback.errors import UsageError
 from lookback.reading import Reading, plain
 from state.shard import read_commit
@@ -89,9 +90,7 @@ def status_of(state: Path) -> dict[str, Any]:
         raise UsageError(f"{state} is no state folder: give the --state of a job")
     meta = json.loads(path.read_text())
     shards = [dict(read_commit(state / f"shard-{i:02d}")) for i in range(meta["shards"])]
-    views = {
-        name: sum(s["views"].get(name, {}).get("sequence", 0) for s in shards if s) for name in meta["views"]
-    }
+    views = {name: sum(_rows(s["views"].get(name, {})) for s in shards if s) for name in meta["views"]}
     running = is_running(state)
     return {
         "state": str(state),
@@ -104,6 +103,11 @@ def status_of(state: Path) -> dict[str, Any]:
         "views": {n: {"fingerprint": f, "rows": views[n]} for n, f in meta["views"].items()},
         "partitions": _partitions(state),
     }
+
+
+def _rows(view: dict[str, Any]) -> int:
+    """Return how many rows a shard has counted for a view (as its sequence alone told at first)."""
+    return int(view.get("counted", view.get("sequence", 0)))
 
 
 def is_running(state: Path) -> bool:
@@ -133,7 +137,7 @@ def _waiting(state: Path, running: bool) -> dict[str, int]:
         "disk_workers": int((disk != 0).sum()),
         "store_workers": int((store != 0).sum()),
         "registry_partitions": int(words[HEADER:].reshape(-1, COLUMNS)[:, REGISTRY].sum()),
-        "refresh_ms": int(words[HEADER - SHARDS : HEADER].max()),
+        "refresh_ms": int(words[DUE + SHARDS : DUE + 2 * SHARDS].max()),
     }
 
 

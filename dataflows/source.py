@@ -25,6 +25,7 @@ from dataflows.board import NEVER, Board
 from dataflows.clock import JobClock
 from dataflows.ingest import Ingest
 from dataflows.labels import LABELS, LabelBatch
+from dataflows.recovery_store import PLACES, recorded
 from dataflows.registry_waits import tell_wait
 from dataflows.route import Chunk, Item
 from dataflows.settings import Part, Settings
@@ -248,8 +249,10 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         mark = self._ingest.judge.watermark_ms
         if self._replay:
             mark = b.END if self._ended else max(b.NEVER, mark - self._ingest.stream.lateness_ms - 1)
+        behind = self._board.behind[: self._settings.shards].tolist()
+        through = self._place - 1
         for shard, (key, mine) in enumerate(zip(self._settings.shard_keys, chunks, strict=True)):
-            if mine or everyone or shard in woken or shard in lookers:
+            if mine or everyone or behind[shard] or shard in woken or shard in lookers:
                 yield (
                     key,
                     Item(
@@ -261,6 +264,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
                         final,
                         trace if mine else 0,
                         shard in lookers,
+                        through,
                     ),
                 )
 
@@ -412,6 +416,7 @@ class EventSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] | N
         self._budget = EpochBudget(settings)
         self._board = Board(settings.folder / "board", len(settings.parts))
         self._index = {part.id: i for i, part in enumerate(settings.parts)}
+        self._recorded = recorded(settings.folder, PLACES)
 
     def list_parts(self) -> list[str]:
         """Return the ids of all partitions."""
@@ -427,6 +432,7 @@ class EventSource(FixedPartitionedSource[tuple[str, Payload], dict[str, Any] | N
             assert self._labels is not None
             return LabelPart(index, self._settings, self._labels(), self._board)
         offset = None
+        resume_state = resume_state or self._recorded.get(for_part)
         if resume_state is not None:
             offset = resume_state["offset"]
         elif self._settings.start_ms is not None:

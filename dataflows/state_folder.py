@@ -4,6 +4,7 @@ DIR/state.json   what this state is; written last when it is made, so that a cra
 DIR/lock         held while a job runs
 DIR/shard-NN/    one RocksDB a shard
 DIR/recovery/    Bytewax's recovery store: source offsets and pointers
+DIR/reshard.json of a state that `lookback reshard` has not finished: no job runs on it
 DIR/board, meters, settings.json, failure.json, pids, worker-N.log   of the running job; may be deleted when none runs
 """
 
@@ -12,16 +13,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import pickle
+import os
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from bytewax.recovery import init_db_dir
 
+from dataflows.board import SHARDS as MOST_SHARDS
 from dataflows.placement import shard_keys
 from dataflows.settings import SHARDS
 from lookback.definition import Definition
@@ -30,10 +32,15 @@ from state import faults
 from state.shard import ViewSpec, create_shard
 
 FORMAT = 1
+HALF_MADE = "reshard.json"
 
 
 class StateFolder:
-    """A live job's state folder, locked while this object is open."""
+    """A live job's state folder, locked while this object is open.
+
+    id: of the state. job: of the state that it began as, before any `lookback reshard`; refused events bear it.
+    resharded: of a state that was made from another: what it goes on from, and what those before it were.
+    """
 
     def __init__(self, path: Path, definition: Definition, source: str, parts: Sequence[str]) -> None:
         """Make the folder where there is none, else check it. Raises RefusedError where it doesn't fit."""
@@ -47,10 +54,11 @@ class StateFolder:
             raise LookbackError(
                 f"can't make the state folder {path}: {error.strerror}; name another --state"
             ) from error
-        self._lock = self._take_lock()
-        self.id = uuid.uuid4().hex
-        self.keys = shard_keys(self.shards)
+        self._lock = take_lock(path)
+        self.id = self.job = uuid.uuid4().hex
+        self.resharded: dict[str, Any] = {}
         try:
+            check_finished(path)
             if (path / "state.json").exists():
                 self._check(source, parts)
             else:
@@ -58,17 +66,7 @@ class StateFolder:
         except BaseException:
             self._lock.close()
             raise
-
-    def _take_lock(self) -> IO[str]:
-        lock = (self.path / "lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise RefusedError(
-                f"another job runs on the state {self.path}: stop it first, or name another --state"
-            ) from None
-        return lock
+        self.keys = shard_keys(self.shards)
 
     def _make(self, source: str, parts: Sequence[str]) -> None:
         strangers = [p.name for p in self.path.iterdir() if not self._ours(p.name)]
@@ -96,35 +94,20 @@ class StateFolder:
             "views": self._views,
             "source": source,
             "parts": sorted(parts),
+            **({"job": self.job, "resharded": self.resharded} if self.resharded else {}),
         }
-        temporary = self.path / "state.json.new"
-        temporary.write_text(json.dumps(meta, indent=1))
-        temporary.rename(self.path / "state.json")
+        write_meta(self.path, meta)
 
     @staticmethod
     def _ours(name: str) -> bool:
         return name in {"lock", "recovery", "state.json.new"} or name.startswith("shard-")
 
     def _check(self, source: str, parts: Sequence[str]) -> None:
-        try:
-            meta = json.loads((self.path / "state.json").read_text())
-            version, shards, views = meta["format"], meta["shards"], meta["views"]
-            known = set(meta["parts"])
-            self.id = meta["id"]
-        except (ValueError, KeyError) as error:
-            raise RefusedError(
-                f"{self.path / 'state.json'} is damaged: restore the folder from a backup"
-            ) from error
-        if version != FORMAT:
-            raise RefusedError(
-                f"the state {self.path} has format {version}, this release reads {FORMAT}: "
-                "use the release that wrote it"
-            )
-        if shards != self.shards:
-            raise RefusedError(
-                f"the state {self.path} has {shards} shards, this release {self.shards}: name a fresh --state"
-            )
-        self._check_views(views)
+        meta = read_meta(self.path)
+        shards, known = meta["shards"], set(meta["parts"])
+        self.shards, self.id = shards, meta["id"]
+        self.job, self.resharded = meta.get("job", self.id), meta.get("resharded", {})
+        self._check_views(meta["views"])
         if meta["source"] != source:
             raise RefusedError(
                 f"the state {self.path} counts the events of {meta['source']}, not of {source}: "
@@ -142,13 +125,7 @@ class StateFolder:
                 f"{source} has no partition {lost[0]} any more, whose events the state {self.path} counts: "
                 "put its events back, or name a fresh --state"
             )
-        missing = [i for i in range(shards) if not (self.path / f"shard-{i:02d}" / "CURRENT").exists()]
-        if missing:
-            raise RefusedError(
-                f"shard {missing[0]} of {shards} is missing from the state {self.path}: "
-                f"put {len(missing)} folder(s) back from a backup, or name a fresh --state (nothing was changed)"
-            )
-        self._check_recovery()
+        check_whole(self.path, shards)
         if set(parts) != known:
             self._write(source, parts)
 
@@ -167,24 +144,10 @@ class StateFolder:
                 "Name a fresh --state, so that the changed views are computed from the beginning"
             )
 
-    def _check_recovery(self) -> None:
-        files = sorted((self.path / "recovery").glob("part-*.sqlite3"))
-        if not files:
-            raise RefusedError(
-                f"the recovery store of {self.path} is missing: put {self.path / 'recovery'} back from a backup, "
-                "or name a fresh --state"
-            )
-        for file in files:
-            try:
-                with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
-                    answer = db.execute("PRAGMA quick_check").fetchone()[0]
-            except sqlite3.DatabaseError as error:
-                answer = str(error)
-            if answer != "ok":
-                raise RefusedError(
-                    f"the recovery store {file} is damaged ({answer}): restore {self.path} from a backup, "
-                    "or name a fresh --state"
-                )
+    @property
+    def line(self) -> dict[str, Any]:
+        """Return what this state was cut from (see `takeover.StateLine`)."""
+        return {name: self.resharded[name] for name in ("origins", "applied") if self.resharded}
 
     def grow(self, source: str, parts: Sequence[str]) -> None:
         """Take further partitions in, which begin with the next start of the workers."""
@@ -195,20 +158,98 @@ class StateFolder:
         self._lock.close()
 
 
-def source_places(state: Path) -> dict[str, dict[str, Any]]:
-    """Return what each source partition stored with the last durable epoch, by its id (`SourcePart.snapshot`)."""
-    found: dict[str, dict[str, Any]] = {}
-    for file in (state / "recovery").glob("part-*.sqlite3"):
-        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
-            rows = db.execute(
-                "SELECT state_key, ser_change, MAX(snap_epoch) FROM snaps "
-                "WHERE step_id LIKE '%source%' GROUP BY state_key"
-            ).fetchall()
-        for key, change, _ in rows:
-            if change is not None:
-                # Written by this program's own sources; Bytewax keeps states pickled.
-                found[key] = pickle.loads(change)
-    return found
+def take_lock(path: Path) -> IO[bytes]:
+    """Return the folder's lock, held until it is closed. Raises RefusedError where another job has it."""
+    lock = (path / "lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise RefusedError(
+            f"another job runs on the state {path}: stop it first, or name another --state"
+        ) from None
+    return lock
+
+
+def check_finished(path: Path) -> None:
+    """Refuse what `lookback reshard` has not finished."""
+    if not (path / HALF_MADE).exists() or (path / "state.json").exists():
+        return
+    try:
+        made = json.loads((path / HALF_MADE).read_text())
+        again = f"`lookback reshard {made['from']} --shards {made['shards']} --out {path}`"
+    except (ValueError, KeyError):
+        again = f"`lookback reshard OLD --shards N --out {path}`"
+    raise RefusedError(
+        f"the state {path} is half made: give {again} once more, which goes on with it, or start the job on the old one"
+    )
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """Return what a state folder says of itself. Raises RefusedError where this release can't go by it."""
+    try:
+        meta = dict(json.loads((path / "state.json").read_text()))
+        version, shards = meta["format"], meta["shards"]
+        _ = meta["id"], meta["views"], meta["source"], meta["parts"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RefusedError(f"{path / 'state.json'} is damaged: restore the folder from a backup") from error
+    if version != FORMAT:
+        raise RefusedError(
+            f"the state {path} has format {version}, this release reads {FORMAT}: "
+            "use the release that wrote it"
+        )
+    if not 1 <= shards <= MOST_SHARDS:
+        raise RefusedError(
+            f"the state {path} has {shards} shards, this release takes up to {MOST_SHARDS}: "
+            "use the release that wrote it"
+        )
+    return meta
+
+
+def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
+    """Write what a state folder says of itself, whole or not at all."""
+    temporary = path / "state.json.new"
+    with temporary.open("w") as file:
+        file.write(json.dumps(meta, indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path / "state.json")
+
+
+def check_whole(path: Path, shards: int, recovery: Path | None = None) -> None:
+    """Refuse a state that lacks a shard or the recovery store, or whose recovery store is damaged.
+
+    recovery: a copy of the recovery store to look into.
+    """
+    missing = [i for i in range(shards) if not (path / f"shard-{i:02d}" / "CURRENT").exists()]
+    if missing:
+        raise RefusedError(
+            f"shard {missing[0]} of {shards} is missing from the state {path}: "
+            f"put {len(missing)} folder(s) back from a backup, or name a fresh --state (nothing was changed)"
+        )
+    more = sorted(set(path.glob("shard-*")) - {path / f"shard-{i:02d}" for i in range(shards)})
+    if more:
+        raise RefusedError(
+            f"{path / 'state.json'} has {shards} shards, and there is {more[0].name}: put the state.json of this state "
+            "back from a backup, or name a fresh --state (nothing was changed)"
+        )
+    files = sorted((recovery or path / "recovery").glob("part-*.sqlite3"))
+    if not files:
+        raise RefusedError(
+            f"the recovery store of {path} is missing: put {path / 'recovery'} back from a backup, "
+            "or name a fresh --state"
+        )
+    for file in files:
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
+                answer = db.execute("PRAGMA quick_check").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            answer = str(error)
+        if answer != "ok":
+            raise RefusedError(
+                f"the recovery store {path / 'recovery' / file.name} is damaged ({answer}): restore {path} from a "
+                "backup, or name a fresh --state"
+            )
 
 
 def part_name(part: str) -> str:

@@ -24,6 +24,11 @@ _left = int(_COUNT or 1)
 POINTS = (
     "0-make",  # the parent has made a shard of a new state
     "0-claim",  # the parent has claimed the store
+    "0-take",  # the parent is taking over what a state of other shards served: it owns it, has noted so, has marked it
+    "r-copy",  # `lookback reshard` has copied an old shard
+    "r-compare",  # it has compared one
+    "r-end",  # all is there and compared, but the new state does not say so yet
+    "r-done",  # it does
     "0-open",  # a shard is open and owns its part of the store
     *("1-before", "1-after", "2-before", "2-after", "3-before", "3-after"),
     "2-refresh",  # values that changed though no event came are about to go out

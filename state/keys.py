@@ -70,6 +70,23 @@ def read_timer(raw: bytes) -> tuple[int, str]:
     return int.from_bytes(raw[7:15], "big") - _SIGN, raw[15:].decode()
 
 
+def owner(raw: bytes) -> bytes:
+    """Return the entity key text, UTF-8, that a record's key is about; raise KeyError where it is about none.
+
+    >>> tag = b"sixsix"
+    >>> owner(entity(tag, "c1")), owner(timer(tag, -5, "c2")), owner(chunk_prefix(tag, "c3") + place(1, 2))
+    (b'c1', b'c2', b'c3')
+    """
+    kind = raw[:1]
+    if kind == b"e":
+        return raw[7:]
+    if kind == b"r":
+        return raw[11 : 11 + int.from_bytes(raw[7:11], "big")]
+    if kind == b"t":
+        return raw[15:]
+    raise KeyError(raw)
+
+
 def read_place(raw: bytes) -> tuple[int, int]:
     """Return (time, position) of the last 16 bytes of a chunk's key."""
     time_ms, position = _PLACE.unpack(raw[-16:])

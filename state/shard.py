@@ -41,15 +41,15 @@ def create_shard(path: Path, shard: int, shards: int, views: Sequence[ViewSpec])
     db = Database(path, create=True)
     try:
         if db.get(keys.META) is None:
-            meta = {
-                "format": FORMAT,
-                "shard": shard,
-                "shards": shards,
-                "views": {v.name: v.fingerprint for v in views},
-            }
-            db.write([(keys.META, json.dumps(meta).encode())])
+            db.write([meta_record(shard, shards, {v.name: v.fingerprint for v in views})])
     finally:
         db.close()
+
+
+def meta_record(shard: int, shards: int, views: Mapping[str, str]) -> Put:
+    """Return what says which shard a database is. views: name -> fingerprint."""
+    meta = {"format": FORMAT, "shard": shard, "shards": shards, "views": dict(views)}
+    return keys.META, json.dumps(meta).encode()
 
 
 class Shard:
@@ -107,6 +107,7 @@ class Shard:
             if known is not None:
                 view.applied = known["applied"]
                 view.sequence = known["sequence"]
+                view.counted = known.get("counted", view.sequence)
                 self.dirty[index].update(known["dirty"])
                 self.durable[index] = known.get("durable", {})
                 view.timers.restore(known.get("timers", {}))
@@ -157,6 +158,7 @@ class Shard:
                 view.name: {
                     "applied": view.applied,
                     "sequence": view.sequence,
+                    "counted": view.counted,
                     "dirty": sorted(dirty),
                     "durable": durable,
                     "timers": view.timers.to_json(),
@@ -165,7 +167,7 @@ class Shard:
             },
         }
         self._committed = [dict(view.applied) for view in self.views]
-        return [(keys.COMMIT, json.dumps(commit, ensure_ascii=False).encode())]
+        return [commit_put(commit)]
 
     def proved_durable(self, emitted: Sequence[bool]) -> None:
         """Forget the dirty set: the first batch of an epoch proves that the one before is durable everywhere.
@@ -193,6 +195,11 @@ class Shard:
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+
+def commit_put(commit: Mapping[str, Any]) -> Put:
+    """Return the write of a commit's JSON."""
+    return keys.COMMIT, json.dumps(commit, ensure_ascii=False).encode()
 
 
 def read_commit(path: Path) -> Mapping[str, Any]:

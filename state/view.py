@@ -43,7 +43,8 @@ class ViewState:
         self.plan = plan
         self.log = ViewLog(plan)
         self.applied: dict[str, int] = {}
-        self.sequence = 0
+        self.sequence = 0  # never falls, not even for an entity that comes from another shard
+        self.counted = 0  # rows that this shard applied
         self._db = db
         self._tag = keys.view_tag(fingerprint)
         self._words = text_words(plan)
@@ -155,6 +156,7 @@ class ViewState:
         if first < len(offset):
             self.applied[part] = max(self.applied.get(part, -1), int(offset[-1]))
             self.sequence += len(offset) - first
+            self.counted += len(offset) - first
         return slice(first, None)
 
     def apply(self, slots: I64, time_ms: I64, position: I64, values: I64) -> None:

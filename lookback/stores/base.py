@@ -194,6 +194,12 @@ class OnlineStore(Protocol):
     def marks(self, fingerprint: str, shard: int) -> dict[str, int] | None:
         """Return the shard's served mark; None: the store knows nothing of it (new or emptied)."""
 
+    def note(self, fingerprint: str) -> str | None:
+        """Return what the last job noted of how it shards the view (`put_note`); None where none did."""
+
+    def put_note(self, fingerprint: str, text: str) -> None:
+        """Note how a view is sharded, by whom. No fence: a job does so once it has taken the shards over."""
+
     def versions(self) -> dict[str, str]:
         """Return fingerprint -> view name of all that a writer was ever opened for."""
 

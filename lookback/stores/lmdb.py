@@ -23,6 +23,7 @@ from lookback.stores.lmdb_tables import (
     Databases,
     claim_key,
     databases,
+    note_key,
     read_rows,
     read_texts,
     shard_key,
@@ -89,6 +90,18 @@ class LmdbStore:
         with self.env.reading() as txn:
             raw = txn.get(shard_key(b"mark", fingerprint, shard), db=meta)
             return None if raw is None else {str(k): int(v) for k, v in json.loads(bytes(raw)).items()}
+
+    def note(self, fingerprint: str) -> str | None:
+        """Return what the last job noted of how it shards the view; None where none did."""
+        meta = self._meta(create=self._writable)
+        with self.env.reading() as txn:
+            raw = txn.get(note_key(fingerprint), db=meta)
+            return None if raw is None else str(raw, "utf-8")
+
+    def put_note(self, fingerprint: str, text: str) -> None:
+        """Note how a view is sharded."""
+        meta = self._meta(create=True)
+        self.env.writing(lambda txn: txn.put(note_key(fingerprint), text.encode(), db=meta))
 
     def versions(self) -> dict[str, str]:
         """Return fingerprint -> view name of all views that were ever written here."""

@@ -6,6 +6,7 @@ Owns: the names of databases and meta keys. Refuses: the bytes of a record (`lmd
     meta      "generation" -> u64    "claim" u64 -> job    "view" fingerprint -> view name
               "owner" shard:u32 fingerprint -> generation:u64
               "mark"  shard:u32 fingerprint -> JSON object, source part -> offset
+              "sharding" fingerprint -> what the job noted of how it shards the view
     a view's  <fingerprint>/values  entity key -> record
               <fingerprint>/rows    entity key -> rows, sorted duplicates of one size
               <fingerprint>/texts   entity key, chunk:u32 -> chunk of the entity's dictionary
@@ -36,6 +37,11 @@ def claim_key(generation: int) -> bytes:
 def view_key(fingerprint: str) -> bytes:
     """Return the meta key of a view's name."""
     return b"view" + fingerprint.encode()
+
+
+def note_key(fingerprint: str) -> bytes:
+    """Return the meta key of the note on how a view is sharded."""
+    return b"sharding" + fingerprint.encode()
 
 
 def shard_key(kind: bytes, fingerprint: str, shard: int) -> bytes:

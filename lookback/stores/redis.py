@@ -15,6 +15,7 @@ from lookback.stores.base import Lookup, Record
 from lookback.stores.redis_connection import OLDEST, Connection, Script, Server
 from lookback.stores.redis_record import (
     FORMAT_KEY,
+    SHARDING_KEY,
     VERSION,
     VIEWS_KEY,
     Layout,
@@ -103,6 +104,18 @@ class RedisStore:
         with self._server.connection() as connection:
             raw = connection.call("HGET", shard_key(fingerprint, shard), "mark")
         return None if raw is None else {str(part): int(offset) for part, offset in json.loads(raw).items()}
+
+    def note(self, fingerprint: str) -> str | None:
+        """Return what the last job noted of how it shards the view; None where none did."""
+        with self._server.connection() as connection:
+            raw = connection.call("HGET", SHARDING_KEY, fingerprint)
+        return None if raw is None else str(raw, "utf-8")
+
+    def put_note(self, fingerprint: str, text: str) -> None:
+        """Note how a view is sharded."""
+        self._check_writable()
+        with self._server.connection() as connection:
+            connection.call("HSET", SHARDING_KEY, fingerprint, text)
 
     def versions(self) -> dict[str, str]:
         """Return fingerprint -> view name of all views that were ever written here."""

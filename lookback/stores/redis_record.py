@@ -35,6 +35,7 @@ VERSION = "1"
 PREFIX = "lookback:"
 FORMAT_KEY = "lookback:format"
 VIEWS_KEY = "lookback:views"
+SHARDING_KEY = "lookback:sharding"
 MAX_KEY_BYTES = 200
 MARGIN_MS = 3_600_000  # a record is kept this much longer than anything in it can matter
 _pack: Callable[..., int] = redis_pack.pack

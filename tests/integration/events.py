@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from connectors.kafka import KafkaSource
 from connectors.kafka_settings import read_settings
-from dataflows.state_folder import part_name, source_places
+from dataflows.recovery_store import source_places
+from dataflows.state_folder import part_name
 from tests.recovery.job import ROOT, launch
 from tests.services.kafka import Broker, Sent
 

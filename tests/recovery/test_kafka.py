@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from dataflows.state_folder import part_name, source_places
+from dataflows.recovery_store import source_places
+from dataflows.state_folder import part_name
 from tests.conftest import SEED
 from tests.recovery.conftest import Undisturbed, assert_right, dead_letters
 from tests.recovery.events import TOPIC, make_archive, write_definition
