@@ -96,8 +96,8 @@ def check_line(store: OnlineStore, definition: Definition, line: StateLine) -> N
         if known is None or known.state in mine.line or not mine.line & known.line:
             continue
         raise RefusedError(
-            f"the state {line.path} was resharded, and the job has run on a state that came of it (of {known.shards} "
-            "shards): start the job on that one, or name a fresh --store; where it is lost, --accept-lost-state goes "
+            f"the job went on with another state than {line.path}, one of {known.shards} shards that came of `lookback "
+            "reshard`: start it on that one, or name a fresh --store; where that one is lost, --accept-lost-state goes "
             "on with this one"
         )
 
