@@ -182,7 +182,10 @@ def run(
         bool, typer.Option(help="Go on where a topic has lost events before they were counted.")
     ] = False,
     accept_lost_state: Annotated[
-        bool, typer.Option(help="Go on where the store has counted what the state has not: all again where it is new.")
+        bool,
+        typer.Option(
+            help="Go on where the store has counted what the state has not: all again where it is new."
+        ),
     ] = False,
     metrics: arguments.Metrics = None,
     log: arguments.Log = "plain",

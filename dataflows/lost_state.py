@@ -52,8 +52,8 @@ def _counted(store: OnlineStore, definition: Definition, parts: set[str]) -> str
     for view in definition.views.values():
         if view.fingerprint not in known:
             continue
-        known = sharding_of(store, view.fingerprint)
-        for shard in range(SHARDS if known is None else known.numbers):
+        sharding = sharding_of(store, view.fingerprint)
+        for shard in range(SHARDS if sharding is None else sharding.numbers):
             if parts & (store.marks(view.fingerprint, shard) or {}).keys():
                 return view.name
     return None

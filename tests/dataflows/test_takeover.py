@@ -14,6 +14,7 @@ from dataflows.takeover import Sharding, StateLine, check_line, sharding_of, tak
 from lookback.definition import loads
 from lookback.errors import LookbackError, RefusedError
 from lookback.stores.base import AS_OF, SEQUENCE, OnlineStore, StoreWriter, open_store
+from state import faults
 from tests.contract.adapters import ADAPTERS
 
 DEFINITION = loads("""
@@ -26,7 +27,7 @@ views:
 """)
 FINGERPRINTS = [view.fingerprint for view in DEFINITION.views.values()]
 FIRST = StateLine("first", "1", 3)
-NONE = {"a": [{}] * 3, "b": [{}] * 3}
+NONE: dict[str, list[dict[str, int]]] = {"a": [{}] * 3, "b": [{}] * 3}
 ORIGIN = {"id": "1", "shards": 3, "durable": NONE}
 APPLIED = {"a": {"tx/0": 12, "tx/1": 6}, "b": {"tx/0": 12}}
 FEWER = StateLine("fewer", "2", 2, [ORIGIN], APPLIED)
@@ -100,7 +101,7 @@ def test_broken_off_it_is_done_again(step: int, store: OnlineStore, monkeypatch:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as here:
-        here.setattr(takeover.faults, "reach", stop)
+        here.setattr(faults, "reach", stop)
         with pytest.raises(KeyboardInterrupt):
             take_over(store, DEFINITION, MORE, store.claim("more"))
     if step > 1:  # it counts as the newest from here on
@@ -143,11 +144,11 @@ def test_who_may_run_after_whom(ran: StateLine, asks: StateLine, refused: bool, 
 def test_a_store_that_lost_values_is_refused(store: OnlineStore) -> None:
     """Of one shard: the highest of all offsets tells nothing."""
     serve(store)
-    durable = {"a": [{}, {}, {"tx/0": 2}], "b": [{}] * 3}  # and the store has kept 1
-    line = replace(FEWER, origins=[{**ORIGIN, "durable": durable}])
+    own = {"tx/0": 2}  # and the store has kept 1
+    line = replace(FEWER, origins=[{**ORIGIN, "durable": {"a": [{}, {}, own], "b": [{}] * 3}}])
     with pytest.raises(RefusedError, match="has lost values of view a .*run the job on the old state once"):
         take_over(store, DEFINITION, line, store.claim("fewer"))
-    durable["a"][2]["tx/0"] = 1
+    own["tx/0"] = 1
     take_over(store, DEFINITION, line, store.claim("fewer"))
 
 
