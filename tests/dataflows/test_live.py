@@ -67,6 +67,11 @@ class Life:
             self.writer.write(writes)
         return sorted(key for write in writes for key in write.keys)
 
+    def tell(self, through: int) -> list[str]:
+        """Say up to where the partition's rows have come, none of them this shard's; return the keys written."""
+        out, _ = self._logic.on_batch([Item(0, "tx/0", 1000 + through, through=through)])
+        return sorted(key for write in out for key in write.keys)
+
     def commit(self) -> None:
         """End an epoch, which proves durable."""
         self.pointer = self._logic.snapshot()
@@ -92,6 +97,16 @@ def test_nothing_goes_out_before_the_served_mark_and_all_touched_after(folder: P
     assert life.send([f"k{i}" for i in range(9)], 0) == []
     assert life.send(["k9", "new"], 9) == sorted([*(f"k{i}" for i in range(10)), "new"])
     assert life.send(["k3"], 11) == ["k3"]
+    life.crash()
+
+
+def test_a_shard_waits_for_no_row_that_is_anothers(folder: Path) -> None:
+    """The mark is offset 9, which never comes to it: as where the shards were cut anew."""
+    life = Life(folder, None)
+    assert life.send(["k0", "k1"], 0) == [] and life.board.behind[0] == 1
+    assert life.tell(8) == [] and life.board.behind[0] == 1
+    assert life.tell(9) == ["k0", "k1"] and life.board.behind[0] == 0
+    assert life.tell(10) == []
     life.crash()
 
 
