@@ -81,7 +81,7 @@ def guarded(method: Callable[..., T]) -> Callable[..., T]:
         except StopIteration:
             raise
         except BaseException as error:
-            note(error, getattr(args[0], "shard_number", None))
+            note(error, getattr(args[0] if args else None, "shard_number", None))  # none: bound already
             raise
 
     return run
