@@ -45,9 +45,9 @@ job comes to its end, and
 
 Events: four partitions with late, broken, out-of-order and hot-key events, some from the future, some sent twice by the
 producer (dropped in half of the cells by `drop_repeats`, counted in the others). The clock is moved, forwards or
-backwards by an hour, in the struck processes alone; a worker whose clock goes back ends itself, and what the job starts
-then has the right time (librdkafka does not start under libfaketime with a clock behind). Disks are small ones of their
-own.
+backwards by an hour, in the struck processes alone. That of the job is set right after five seconds ahead, or once the
+workers that it went back under have ended, as they do: librdkafka's timed waits do not know of libfaketime. Disks are
+small ones of their own.
 """
 
 
