@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.services.endpoint import LIMIT_SECONDS, Endpoint
 
 LOOKBACK = Path(sys.executable).with_name("lookback")
-EVENTS = 20_000  # at the pace set below they last for minutes; the tests stop the job
+EVENTS = 150_000  # at the pace set below they last for many minutes; the tests stop the job
 DEFINITION = """
 streams:
   tx: {topic: tx, event_time: {field: ts, unit: ms}, lateness: 1m, fields: {card: string, amount: int64}}
