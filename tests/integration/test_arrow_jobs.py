@@ -86,7 +86,7 @@ def test_many_rows_a_message_give_what_a_message_a_row_does(kafka: Broker, tmp_p
     plain.folder.mkdir()
     slow = {"LOOKBACK_TEST_JITTER": "3:8"}  # some messages at a time, so that there are many waves
     try:
-        for fault in ("3-after:9", "2-after:40", "4-after:20"):
+        for fault in ("3-after:9", "2-after:9", "4-after:4"):
             live.start(
                 "--until-end", LOOKBACK_FAULT=fault, LOOKBACK_FAULT_FILE=str(tmp_path / "fault"), **slow
             )
