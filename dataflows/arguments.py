@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from lookback.definition import Definition
 from lookback.errors import UsageError
@@ -18,15 +16,6 @@ from lookback.errors import UsageError
 MOST_CACHE_BYTES = 1 << 50
 MOST_EPOCH_MS = 3_600_000
 MOST_PORT = 65_535
-
-Metrics = Annotated[
-    str | None,
-    typer.Option(metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there.", show_default=False),
-]
-Log = Annotated[
-    str, typer.Option(metavar="plain|json", help="What is said on stderr: sentences, or JSON a line.")
-]
-Watch = Annotated[bool, typer.Option("--watch", help="Of a running job: once a second, until it ends.")]
 
 
 def start_ms(text: str | None) -> int | None:

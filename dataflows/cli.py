@@ -11,11 +11,11 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from dataflows import arguments
+from dataflows import arguments, options
 from dataflows.no_pandas import do_without_pandas
 from dataflows.say import begin, say
 from lookback.definition import load
@@ -38,29 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-
-Features = Annotated[
-    Path, typer.Argument(metavar="FEATURES.yaml", help="The definition file.", show_default=False)
-]
-Source = Annotated[
-    str,
-    typer.Option(help="Where events come from: archive:PATH or kafka://HOST:PORT[,…].", show_default=False),
-]
-SourceSettings = Annotated[
-    Path | None,
-    typer.Option(
-        "--settings",
-        help="YAML file of the settings of the Kafka client and the schema registry.",
-        show_default=False,
-    ),
-]
-Store = Annotated[
-    str, typer.Option(help="The online store: lmdb:PATH or redis://HOST:PORT.", show_default=False)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
-Workers = Annotated[int, typer.Option(help="Worker processes, 1 to 64.")]
-CacheBytes = Annotated[str, typer.Option(help="Memory for logs, over all workers, such as 256MiB or 1GiB.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 
 def main() -> None:
@@ -100,7 +77,7 @@ def _example(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 @_example("lookback check features/fraud.yaml")
-def check(features: Features, as_json: AsJson = False) -> None:
+def check(features: options.Features, as_json: options.AsJson = False) -> None:
     """Check a definition; print what it means: views, materialized features, fingerprints, state an entity."""
     from lookback.definition.describe import describe, describe_json
 
@@ -120,7 +97,7 @@ def schema() -> None:
 
 
 @_example("lookback init my-features")
-def init(directory: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path()) -> None:
+def init(directory: options.Directory = Path()) -> None:
     """Write a starter definition and sample events that check, run and replay take as they are."""
     from lookback.starter.write import write_starter
 
@@ -140,56 +117,23 @@ def init(directory: Annotated[Path, typer.Argument(help="Folder to write to.")] 
     "lookback run features/fraud.yaml --source archive:events --store lmdb:store --state state --until-end"
 )
 def run(
-    features: Features,
-    source: Source,
-    store: Store,
-    state: Annotated[
-        Path, typer.Option(help="Folder of the job's state; the same one goes on.", show_default=False)
-    ],
-    workers: Workers = 1,
-    until_end: Annotated[
-        bool, typer.Option(help="Stop where the source ended at start (an archive always does).")
-    ] = False,
-    clock: Annotated[
-        str | None,
-        typer.Option(
-            metavar="wall|event",
-            help="As of when values are refreshed as rows leave windows; wall on Kafka, event on an archive.",
-            show_default=False,
-        ),
-    ] = None,
-    epoch: Annotated[str, typer.Option(help="Time between commits, such as 1s or 200ms.")] = "1s",
-    cache_bytes: CacheBytes = "256MiB",
-    dead_letters: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|kafka://…/TOPIC",
-            help="Where refused events go; the folder STATE/dead-letters if not given.",
-            show_default=False,
-        ),
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--start",
-            "--from",
-            help="Where the state is new: earliest, latest or an instant to be exact from; reads from earlier.",
-            show_default="earliest",
-        ),
-    ] = None,
-    settings: SourceSettings = None,
-    accept_loss: Annotated[
-        bool, typer.Option(help="Go on where a topic has lost events before they were counted.")
-    ] = False,
-    accept_lost_state: Annotated[
-        bool,
-        typer.Option(
-            help="Go on where the store has counted what the state has not: all again where it is new."
-        ),
-    ] = False,
-    metrics: arguments.Metrics = None,
-    log: arguments.Log = "plain",
-    quiet: Quiet = False,
+    features: options.Features,
+    source: options.Source,
+    store: options.Store,
+    state: options.JobState,
+    workers: options.Workers = 1,
+    until_end: options.UntilEnd = False,
+    clock: options.RefreshClock = None,
+    epoch: options.Epoch = "1s",
+    cache_bytes: options.CacheBytes = "256MiB",
+    dead_letters: options.DeadLetters = None,
+    start: options.Start = None,
+    settings: options.SourceSettings = None,
+    accept_loss: options.AcceptLoss = False,
+    accept_lost_state: options.AcceptLostState = False,
+    metrics: options.Metrics = None,
+    log: options.Log = "plain",
+    quiet: options.Quiet = False,
 ) -> None:
     """Run the live job: keep the features of every event in the online store, exactly once.
 
@@ -234,40 +178,20 @@ def run(
 
 @_example("lookback replay features/fraud.yaml --source archive:events --from 2024-01-01 --out training")
 def replay(
-    features: Features,
-    source: Source,
-    start: Annotated[
-        str,
-        typer.Option(
-            "--from",
-            help="First instant of the rows: a date, an ISO instant (UTC) or ms.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.", show_default=False)],
-    to: Annotated[str | None, typer.Option(help="Where the rows end, exclusive.", show_default=False)] = None,
-    as_of: Annotated[
-        str, typer.Option(help="before: without the event itself; including: with it.")
-    ] = "including",
-    clock: Annotated[
-        str, typer.Option(help="event: as had every event arrived at its event time.")
-    ] = "event",
-    stream: Annotated[
-        str | None,
-        typer.Option(help="The stream that gives the rows, where there are several.", show_default=False),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Parquet of entity keys, time and label: a row a label instead of an event.",
-            show_default=False,
-        ),
-    ] = None,
-    workers: Workers = 1,
-    cache_bytes: CacheBytes = "1GiB",
-    overwrite: Annotated[bool, typer.Option(help="Replace a finished training output.")] = False,
-    settings: SourceSettings = None,
-    quiet: Quiet = False,
+    features: options.Features,
+    source: options.Source,
+    start: options.RowsFrom,
+    out: options.TrainingOut,
+    to: options.RowsTo = None,
+    as_of: options.AsOf = "including",
+    clock: options.ReplayClock = "event",
+    stream: options.RowsOf = None,
+    labels: options.Labels = None,
+    workers: options.Workers = 1,
+    cache_bytes: options.CacheBytes = "1GiB",
+    overwrite: options.Overwrite = False,
+    settings: options.SourceSettings = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write training rows: each event with its features as of that moment, point-in-time correct."""
     from dataflows.replay_job import ReplayOptions
@@ -283,7 +207,7 @@ def replay(
     to_ms = None if to is None else arguments.instant_ms("--to", to)
     if to_ms is not None and to_ms <= from_ms:
         raise UsageError(f"--to {to} is not after --from {start}: no row lies between them")
-    options = ReplayOptions(
+    wanted = ReplayOptions(
         source=source,
         out=out,
         from_ms=from_ms,
@@ -297,7 +221,7 @@ def replay(
         source_settings=settings,
         quiet=quiet,
     )
-    done = run_replay(definition, options)
+    done = run_replay(definition, wanted)
     manifest = done.manifest
     text = f"done: {manifest.rows:,} training rows in {out} over {len(manifest.days)} days"
     refused = {name: done.counts[name] for name in REFUSED if done.counts[name]}
@@ -313,33 +237,15 @@ def replay(
 
 @_example("lookback get features/fraud.yaml --store lmdb:store card=c7 --service fraud_v1")
 def get(
-    features: Features,
-    entity: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="ENTITY=KEY…", help="The entity's key, such as card=c1 merchant=m2.", show_default=False
-        ),
-    ] = None,
-    store: Store = "",
-    entities: Annotated[
-        Path | None, typer.Option(help="JSON lines of keys, one read each ('-': stdin).", show_default=False)
-    ] = None,
-    service: Annotated[
-        str | None, typer.Option(help="Only the features of this service.", show_default=False)
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option(help="As of this instant instead of now: ISO (UTC) or ms.", show_default=False),
-    ] = None,
-    event: Annotated[
-        str | None,
-        typer.Option(help="The event being scored, as JSON: it counts in the answer.", show_default=False),
-    ] = None,
-    stream: Annotated[
-        str | None,
-        typer.Option(help="The stream that --event belongs to, where there are several.", show_default=False),
-    ] = None,
-    as_json: AsJson = False,
+    features: options.Features,
+    entity: options.Entity = None,
+    store: options.Store = "",
+    entities: options.Entities = None,
+    service: options.Service = None,
+    at: options.At = None,
+    event: options.Event = None,
+    stream: options.EventStream = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Read an entity's features, as of now or of an instant. Works whether or not the job runs."""
     from dataflows.show import answers, reading_table
@@ -377,11 +283,7 @@ def get(
 
 
 @_example("lookback status --state state")
-def status(
-    state: Annotated[Path, typer.Option(help="Folder of the job's state.", show_default=False)],
-    watch: arguments.Watch = False,
-    as_json: AsJson = False,
-) -> None:
+def status(state: options.State, watch: options.Watch = False, as_json: options.AsJson = False) -> None:
     """Say how far a job is: offsets, watermarks, epochs, refused events. Works while the job runs."""
     from dataflows.show import answers, status_of, status_table
 
@@ -399,15 +301,11 @@ def status(
 
 @_example("lookback reshard state --shards 64 --out state-64")
 def reshard(
-    old: Annotated[
-        Path, typer.Argument(metavar="OLD", help="Folder of the job's state.", show_default=False)
-    ],
-    shards: Annotated[
-        int, typer.Option(help="How many shards the new state has, 1 to 64.", show_default=False)
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the new state.", show_default=False)],
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    old: options.OldState,
+    shards: options.Shards,
+    out: options.NewState,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Make a state of another number of shards from that of a stopped job, which is left as it is.
 
@@ -424,19 +322,12 @@ def reshard(
 
 @_example("lookback lateness features/fraud.yaml --state state")
 def lateness(
-    features: Features,
-    state: Annotated[
-        Path | None, typer.Option(help="Folder of a live job's state.", show_default=False)
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            help="Or events to read once: archive:PATH or kafka://HOST:PORT[,…].", show_default=False
-        ),
-    ] = None,
-    settings: SourceSettings = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    features: options.Features,
+    state: options.LatenessState = None,
+    source: options.LatenessSource = None,
+    settings: options.SourceSettings = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Say how far behind events come, and which lateness would keep 99, 99.9 and 100 % of them.
 
@@ -462,34 +353,15 @@ def lateness(
 
 @_example("lookback dead-letters list --dead-letters state/dead-letters --reason late --limit 5")
 def dead_letters(
-    where: Annotated[
-        str,
-        typer.Option(
-            "--dead-letters",
-            metavar="DIR|kafka://…/TOPIC",
-            help="Where a job puts refused events.",
-            show_default=False,
-        ),
-    ],
-    action: Annotated[str, typer.Argument(help="list, show or requeue.")] = "list",
-    positions: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="TOPIC/PARTITION@OFFSET…", help="Only the events at these positions.", show_default=False
-        ),
-    ] = None,
-    topic: Annotated[str | None, typer.Option(help="Only this topic's.", show_default=False)] = None,
-    reason: Annotated[
-        str | None,
-        typer.Option(help="Only of this reason: parse, schema, late, ahead or repeat.", show_default=False),
-    ] = None,
-    limit: Annotated[int, typer.Option(help="List at most this many; 0 prints the counts alone.")] = 20,
-    source: Annotated[
-        str | None,
-        typer.Option(help="The brokers that requeue sends to: kafka://HOST:PORT[,…].", show_default=False),
-    ] = None,
-    settings: SourceSettings = None,
-    as_json: AsJson = False,
+    where: options.Letters,
+    action: options.LettersAction = "list",
+    positions: options.LettersAt = None,
+    topic: options.LettersTopic = None,
+    reason: options.LettersReason = None,
+    limit: options.LettersLimit = 20,
+    source: options.RequeueTo = None,
+    settings: options.SourceSettings = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """List refused events with position, reason and raw bytes, and count them; show or requeue some of them."""
     from dataflows import letters
