@@ -14,7 +14,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dataflows.source import Payload, SourcePart, draining
+from dataflows.draining import draining
+from dataflows.route import Payload
+from dataflows.source import SourcePart
 
 SETTING = "LOOKBACK_TEST_JITTER"
 ROWS = 40

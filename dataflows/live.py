@@ -18,11 +18,11 @@ from bytewax.operators import StatefulBatchLogic
 from connectors.online import Waiting, patiently
 from dataflows.board import NEVER, Board
 from dataflows.disk import ROOM_BYTES, free_bytes, no_room
+from dataflows.draining import draining
 from dataflows.failures import guarded
 from dataflows.refresh import Refresher
 from dataflows.route import I64, Chunk, Item
 from dataflows.settings import Settings
-from dataflows.source import draining
 from dataflows.telemetry.meters import APPLY, COMMIT_STATE, EMIT, Meters
 from lookback.errors import RefusedError
 from lookback.stores.base import AS_OF, SEQUENCE, StoreWriter, ViewWrite, row_limit

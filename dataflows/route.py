@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
+from connectors.batches import DeadLetter
 from dataflows.board import NEVER
 from lookback.definition import View
 from lookback.events import EventBatch, Keys, ViewRows, key_texts
@@ -73,6 +74,9 @@ class Item:
     def rows(self) -> int:
         """Rows of all views."""
         return sum(len(chunk.position) for chunk in self.chunks)
+
+
+Payload = Item | list[DeadLetter]  # what a source partition emits, under a shard's key or that of its letters
 
 
 def either(one: Bools | None, other: Bools | None) -> Bools | None:

@@ -6,7 +6,6 @@ again after each restart, never on a drain.
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -23,11 +22,13 @@ from connectors.sources import KAFKA, Reader, Source
 from dataflows import board as b
 from dataflows.board import NEVER, Board
 from dataflows.clock import JobClock
+from dataflows.draining import draining
 from dataflows.ingest import Ingest
+from dataflows.label_part import LabelPart
 from dataflows.labels import LABELS, LabelBatch
 from dataflows.recovery_store import PLACES, recorded
 from dataflows.registry_waits import tell_wait
-from dataflows.route import Chunk, Item
+from dataflows.route import Chunk, Item, Payload
 from dataflows.settings import Part, Settings
 from dataflows.telemetry.meters import PUBLISH, Meters
 from state import faults
@@ -42,27 +43,6 @@ DEAD = "dead:"
 LOOK_SECONDS = 5.0  # between looks at the store where no event comes
 TICK_SECONDS = 0.5  # between two looks for shards that have values to refresh
 MANY = 8  # a piece of at least such a part of a batch is joined to the next
-
-Payload = Item | list[DeadLetter]
-
-_draining = False
-
-
-def drain(*_: object) -> None:
-    """Make every partition of this process stop at its next batch (a signal handler)."""
-    global _draining
-    _draining = True
-
-
-def draining() -> bool:
-    """Return whether this process was asked to stop."""
-    return _draining
-
-
-def drain_on_signals() -> None:
-    """Stop cleanly on SIGTERM and SIGINT: the last epoch is committed, then the process ends."""
-    signal.signal(signal.SIGTERM, drain)
-    signal.signal(signal.SIGINT, drain)
 
 
 class EpochBudget:
@@ -140,7 +120,7 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
     def next_batch(self) -> Iterable[tuple[str, Payload]]:
         """Return the next batch's items, or nothing while the epoch's budget is spent."""
         self._awake = None
-        if _draining:
+        if draining():
             self._board.stop[0] = 1  # whoever asked this process alone: the job stops as a whole
             raise StopIteration
         if self._ended:
@@ -343,51 +323,6 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
     def close(self) -> None:
         """Close the reader."""
         self._reader.close()
-
-
-class LabelPart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | None]):
-    """Labels as a source of instants, in the order of their times."""
-
-    def __init__(self, row: int, settings: Settings, batches: Iterator[LabelBatch], board: Board) -> None:
-        self._row = board.rows[row]
-        self._board = board
-        self._settings = settings
-        self._batches = batches
-        self._next: LabelBatch | None = next(batches, None)
-        self._ended = False
-        self._awake: datetime | None = None
-
-    def next_batch(self) -> Iterable[tuple[str, Payload]]:
-        """Return the next labels once the slowest partition has reached them, so that few of them wait."""
-        self._awake = None
-        if _draining or self._ended:
-            raise StopIteration
-        batch = self._next
-        mark = b.END
-        chunks: list[list[Chunk]] = [[] for _ in range(self._settings.shards)]
-        if batch is None:
-            self._ended = True
-        else:
-            if batch.first_ms > self._board.slowest_ms():
-                self._row[b.WATERMARK] = batch.first_ms
-                self._awake = datetime.now(UTC) + timedelta(milliseconds=2)
-                return []
-            chunks, mark = batch.chunks, batch.last_ms - 1
-            self._row[b.ROWS] += batch.rows
-            self._next = next(self._batches, None)
-        self._row[b.WATERMARK] = b.END if self._ended else mark
-        self._row[b.EVENT_TIME] = b.END if self._ended else mark
-        return [
-            (key, Item(shard, LABELS.id, mark, mine))
-            for shard, (key, mine) in enumerate(zip(self._settings.shard_keys, chunks, strict=True))
-        ]
-
-    def next_awake(self) -> datetime | None:
-        """Return when to look again."""
-        return self._awake
-
-    def snapshot(self) -> None:
-        """Keep nothing: a replay that was stopped begins anew."""
 
 
 MakeIngest = Callable[[Part, dict[str, Any] | None], Ingest]

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dataflows.board import Board
-from dataflows.source import draining
+from dataflows.draining import draining
 from dataflows.waits import WaitWatch
 from lookback.errors import StoreError
 

@@ -12,9 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from dataflows import clock_watch, failures
+from dataflows.draining import drain_on_signals
 from dataflows.no_pandas import do_without_pandas
 from dataflows.settings import Settings
-from dataflows.source import drain_on_signals
 
 
 def _die_with_parent() -> None:
