@@ -18,7 +18,7 @@ import pytest
 
 from connectors.batches import DeadLetter, Reason
 from dataflows import board as b
-from dataflows import source as source_module
+from dataflows import draining
 from dataflows.board import Board
 from dataflows.ingest import Ingest, Use
 from dataflows.route import Item
@@ -315,7 +315,7 @@ def test_a_drained_part_goes_on_later(
     opened, got = job.build(0), Got()
     job.batch(opened, 0, got)
     with monkeypatch.context() as patch:
-        patch.setattr(source_module, "_draining", True)
+        patch.setattr(draining, "_draining", True)
         assert not job.batch(opened, 0, got) and got.ended
     assert b.END not in got.marks.values()
     state = saved(opened)

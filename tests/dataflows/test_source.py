@@ -9,7 +9,7 @@ import pytest
 
 from connectors.archive import Archive
 from dataflows import board as b
-from dataflows import source as module
+from dataflows import draining
 from dataflows.board import Board
 from dataflows.ingest import Ingest, Use
 from dataflows.route import Item
@@ -166,7 +166,7 @@ def test_it_goes_on_where_a_snapshot_was_taken(tmp_path: Path) -> None:
 def test_a_drain_ends_it_without_an_end_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part, board, _ = open_part(tmp_path, out="out")
     list(part.next_batch())
-    monkeypatch.setattr(module, "_draining", True)
+    monkeypatch.setattr(draining, "_draining", True)
     with pytest.raises(StopIteration):
         part.next_batch()
     assert board.rows[0, b.WATERMARK] != b.END
