@@ -235,9 +235,9 @@ def letter_topic(uri: str, settings: Path | None) -> tuple[KafkaSettings, str]:
     return read_settings(servers, settings), topic
 
 
-def check_topic(settings: KafkaSettings, topic: str) -> None:
-    """Raise SourceError where there is no such topic, or no way in."""
+def check_topic(settings: KafkaSettings, topic: str, what: str) -> None:
+    """Raise SourceError where there is no such topic, or no way in. what: "dead letters have", nowhere to go."""
     try:
         KafkaSource(settings, [topic], "lookback.dead-letters", {}, False, 1).partitions()
     except SourceError as error:
-        raise SourceError(f"dead letters have nowhere to go: {error}") from None
+        raise SourceError(f"{what} nowhere to go: {error}") from None

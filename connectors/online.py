@@ -44,8 +44,14 @@ class OnlinePart(StatefulSinkPartition[ViewWrite, None]):
     """One worker's writer."""
 
     def __init__(
-        self, writer: StoreWriter, step: Step, waiting: Waiting, closing: Callable[[], None]
+        self,
+        writer: StoreWriter,
+        step: Step,
+        waiting: Waiting,
+        closing: Callable[[], None],
+        ended: Callable[[], None] | None,
     ) -> None:
+        self._ended = ended
         self._writer = writer
         self._step = step
         self._waiting = waiting
@@ -66,6 +72,8 @@ class OnlinePart(StatefulSinkPartition[ViewWrite, None]):
     def close(self) -> None:
         """Let go of the store."""
         self._writer.close()
+        if self._ended is not None:
+            self._ended()
 
 
 class OnlineSink(FixedPartitionedSink[ViewWrite, None]):
@@ -78,13 +86,15 @@ class OnlineSink(FixedPartitionedSink[ViewWrite, None]):
         step: Step,
         waiting: Waiting,
         closing: Callable[[], None],
+        ended: Callable[[], None] | None = None,
     ) -> None:
-        """Take what each writer tells; closing: that an epoch ends, before it is made durable."""
+        """Take what each writer tells; closing: that an epoch ends, before it is made durable; ended: the last one."""
         self._parts = parts
         self._open_writer = open_writer
         self._step = step
         self._waiting = waiting
         self._closing = closing
+        self._ended = ended
 
     def list_parts(self) -> list[str]:
         """Return the partitions' names."""
@@ -96,4 +106,4 @@ class OnlineSink(FixedPartitionedSink[ViewWrite, None]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: Any) -> OnlinePart:
         """Open a writer."""
-        return OnlinePart(self._open_writer(), self._step, self._waiting, self._closing)
+        return OnlinePart(self._open_writer(), self._step, self._waiting, self._closing, self._ended)

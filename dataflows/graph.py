@@ -43,6 +43,7 @@ from state.shard import ViewSpec
 
 if TYPE_CHECKING:
     from connectors.dead_letters_topic import DeadLetterTopicSink
+    from dataflows.change_log import ChangeLog
 
 
 def build(settings: Settings, worker: int) -> Dataflow:
@@ -129,16 +130,26 @@ def _live(settings: Settings, views: list[View], worker: int, items: Any, meters
     waits = store_waits(settings.folder, board, worker, meters.failed)
     open_writer = _writer(settings, views, waits, meters)
     lateness_ms = max(view.stream.lateness_ms for view in views)
+    log = _change_log(settings, views, board, worker)
 
     def shard(pointer: tuple[int, int] | None) -> LiveShard:
         return LiveShard(
-            settings, specs(views), board, worker, open_writer, waits, budget, pointer, lateness_ms, meters
+            settings, specs(views), board, worker, open_writer, waits, budget, pointer, lateness_ms, meters, log
         )  # fmt: skip
 
     values = op.stateful_batch("shard", items, shard)
     # The step's name holds the number of writers: Bytewax refuses a resumed step whose partitions are gone.
-    sink = OnlineSink(settings.workers, open_writer, faults.reach, waits, meters.closing)
+    ended = None if log is None else log.close
+    sink = OnlineSink(settings.workers, open_writer, faults.reach, waits, meters.closing, ended)
     op.output(f"online_{settings.workers}", values, noting(sink))
+
+
+def _change_log(settings: Settings, views: list[View], board: Board, worker: int) -> ChangeLog | None:
+    if settings.change_log is None:
+        return None
+    from dataflows.change_log import ChangeLog
+
+    return ChangeLog(settings, views, board, worker)
 
 
 def _replay(settings: Settings, rows: Rows, items: Any) -> None:

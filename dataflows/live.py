@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,9 @@ from state.shard import Shard, ViewSpec
 from state.texts import life_places
 from state.view import ViewState
 
+if TYPE_CHECKING:
+    from dataflows.change_log import ChangeLog, Teller
+
 WAIT_SECONDS = 0.2  # between looks at a full disk
 Change = tuple[I64, I64]  # a view's rows of a wave: slots int64[n], rows int64[2 + width, n]
 
@@ -57,6 +61,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         pointer: tuple[int, int] | None,
         lateness_ms: int,
         meters: Meters | None = None,
+        log: ChangeLog | None = None,
     ) -> None:
         self._settings = settings
         self._specs = views
@@ -68,6 +73,8 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         self._pointer = pointer
         self._lateness_ms = lateness_ms  # the longest of all streams
         self._meters = meters or Meters.unheard([view.fingerprint for view in views])
+        self._log = log
+        self._teller: Teller | None = None  # where there is a change log
         self._shard: Shard | None = None
         self._trace = 0  # of a batch of this wave, where one is traced
         self.shard_number: int | None = None  # for the note of a failure
@@ -118,7 +125,11 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             return self._pointer
         began_ns = time.perf_counter_ns()
         self._keep_room()
-        self._shard.commit(self._wait_for_room, self._settled_ms(self._shard))
+        commit = partial(self._shard.commit, self._wait_for_room, self._settled_ms(self._shard))
+        if self._teller is None:
+            commit()
+        else:
+            self._teller.commit(commit)
         self._board.waiting[self._worker] = 0
         self._committed = True
         self._bound(self._shard, dirty=False)
@@ -144,6 +155,8 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         for index, view in enumerate(shard.views):
             view.over_rows = row_limit(view.plan)
             self._waiting.append(self._catchup(shard, index, writer))
+        if self._log is not None:
+            self._teller = self._log.open(shard)
         self._shard = shard
         self._board.waiting[self._worker] = 0
         faults.reach("0-open", number)
@@ -193,7 +206,10 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         if catchup is not None:
             # In the dirty set, so that a commit before the mark is passed keeps what is still to go out.
             if change is not None:
-                shard.dirty[index].update(view.keys_of(np.unique(change[0]).tolist()))
+                keys = view.keys_of(np.unique(change[0]).tolist())
+                shard.dirty[index].update(keys)
+                if self._teller is not None:
+                    self._teller.held(index, keys)
             if not catchup.passed(view, self._through):
                 return
             self._waiting[index] = None
@@ -233,7 +249,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         rows, counts = view.rows_of(slots)
         starts = np.concatenate([[0], np.cumsum(counts)])
         every = np.ones(len(slots), bool)
-        return self._write(shard, index, view, slots, starts, rows, every, every)
+        return self._write(shard, index, view, slots, starts, rows, every, every, again=True)
 
     def _refresh(self, shard: Shard, index: int, view: ViewState) -> Iterator[ViewWrite]:
         """Yield writes of values that have changed though no event came; none before the mark is passed."""
@@ -250,7 +266,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
 
     def _write(
         self, shard: Shard, index: int, view: ViewState, slots: I64, starts: I64, rows: I64, replace: Any, whole: Any,
-        *, known: bool = False,
+        *, known: bool = False, again: bool = False,
     ) -> ViewWrite:  # fmt: skip
         keys = view.keys_of(slots)
         shard.dirty[index].update(keys)
@@ -261,7 +277,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         covers = view.log.covers_from_ms(slots)
         life = view.log.export(slots)[2] if view.log.life_words else np.empty((len(slots), 0), np.int64)
         texts, words, rows, life = _own_texts(view, values, rows, life)
-        return ViewWrite(
+        write = ViewWrite(
             view=view.name,
             fingerprint=view.fingerprint,
             shard=shard.shard,
@@ -283,6 +299,12 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             known=known,
             trace=self._trace,
         )
+        if self._teller is not None:
+            if again:
+                self._teller.wrote_again(index, view, slots, write)
+            else:
+                self._teller.wrote(index, write)
+        return write
 
     def _settled_ms(self, shard: Shard) -> int:
         """Return the time before which no partition will give an accepted event."""

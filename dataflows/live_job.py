@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +71,7 @@ class LiveOptions:
     epoch_ms: int = 1000
     cache_bytes: int = 256 << 20
     dead_letters: str | Path | None = None  # a folder, or a topic as kafka://HOST:PORT/TOPIC
+    change_log: str | None = None  # a topic, likewise; None: updates are told to nobody
     start_ms: int | None = None
     until_end: bool = False
     source_settings: Path | None = None
@@ -85,7 +86,11 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
     """Run the live job to the end of its source, or until it is stopped."""
     _one_stream_a_topic(definition)
     check_settings(
-        options.source_settings, definition.streams.values(), options.source, str(options.dead_letters)
+        options.source_settings,
+        definition.streams.values(),
+        options.source,
+        str(options.dead_letters),
+        options.change_log or "",
     )
     with room_at_start(options.state), telemetry(options.metrics, say) as told:
         return _run(definition, options, told)
@@ -97,7 +102,7 @@ def _run(definition: Definition, options: LiveOptions, told: Telemetry) -> Outco
         options.source, definition.streams.values(), settings=options.source_settings, group=group
     )
     found = source.partitions()
-    _check_letters(definition, options)
+    _check_outputs(definition, options)
     parts = parts_of(definition, found, to_end=options.until_end)
     check_finished(options.state)
     if not options.accept_lost_state:
@@ -127,6 +132,7 @@ def _run(definition: Definition, options: LiveOptions, told: Telemetry) -> Outco
             accept_loss=options.accept_loss,
             store=options.store,
             generation=generation,
+            change_log=options.change_log,
             clock=options.clock or (WALL if options.source.startswith(KAFKA) else EVENT),
         )
         _warn(definition, source, options)
@@ -205,10 +211,26 @@ def _until_end_or_growth(
     with Progress("run", board, total, quiet=options.quiet) as progress:
         ticks = [progress.tick, telling.tick, disk_watch(board, folder).tick, store_watch(board, folder).tick]
         ticks.append(registry_watch(board, settings.folder).tick)
+        ticks += _log_ticks(settings, board)
         ticks += [] if watch is None else [watch.tick]
         stopped = run_workers(settings, *ticks, until=grown, told=lambda: bool(board.stop[0]))
         counts = progress.totals()
+    if board.log_bytes.any():
+        say(
+            "updates that the change log has not taken wait in the state: the next start sends them",
+            "warning",
+        )
     return Outcome(stopped, counts["rows"] - counts["first"], counts), grown() and not stopped
+
+
+def _log_ticks(settings: Settings, board: Board) -> list[Callable[[], None]]:
+    """Begin with the change log, if there is one; return what is to be called now and then."""
+    if settings.change_log is None:
+        return []
+    from dataflows.change_log import fence_past, log_watch
+
+    fence_past(settings, lambda text: say(text, "warning"))
+    return [log_watch(board, settings.folder).tick]
 
 
 def _watch(source: Source, settings: Settings, board: Board) -> TopicWatch | None:
@@ -244,17 +266,24 @@ def _publish(source: Source, state: Path, parts: Sequence[Part]) -> None:
         say(f"{error}; the events are counted all the same", "warning")
 
 
-def _check_letters(definition: Definition, options: LiveOptions) -> None:
-    """Raise where refused events are to go to a topic that is not there, or that the job reads."""
-    place = str(options.dead_letters)
-    if not place.startswith(KAFKA):
-        return
-    from connectors.dead_letters_topic import check_topic, letter_topic
+def _check_outputs(definition: Definition, options: LiveOptions) -> None:
+    """Raise where dead letters or updates are to go to a topic that is not there, or that has other uses."""
+    used = {stream.topic: "the job reads" for stream in definition.streams.values()}
+    if not options.source.startswith(KAFKA):
+        used = {}
+    for option, place, what in (
+        ("--dead-letters", str(options.dead_letters), "dead letters have"),
+        ("--change-log", options.change_log, "updates have"),
+    ):
+        if place is None or (option == "--dead-letters" and not place.startswith(KAFKA)):
+            continue
+        from connectors.dead_letters_topic import check_topic, letter_topic
 
-    cluster, topic = letter_topic(place, options.source_settings)
-    if options.source.startswith(KAFKA) and topic in {stream.topic for stream in definition.streams.values()}:
-        raise UsageError(f"--dead-letters {place}: the job reads this topic; name another one")
-    check_topic(cluster, topic)
+        cluster, topic = letter_topic(place, options.source_settings)
+        if topic in used:
+            raise UsageError(f"{option} {place}: {used[topic]} this topic; name another one")
+        used[topic] = f"{option.removeprefix('--').replace('-', ' ')} go to"
+        check_topic(cluster, topic, what)
 
 
 def _one_stream_a_topic(definition: Definition) -> None:

@@ -69,6 +69,14 @@ DeadLetters = Annotated[
         show_default=False,
     ),
 ]
+ChangeLog = Annotated[
+    str | None,
+    typer.Option(
+        metavar="kafka://…/TOPIC",
+        help="Send every update there too, as JSON, exactly once; nowhere if not given.",
+        show_default=False,
+    ),
+]
 Start = Annotated[
     str | None,
     typer.Option(

@@ -47,6 +47,7 @@ from dataflows.state_folder import (
 from lookback.errors import LookbackError, RefusedError, UsageError
 from state import faults, reshard
 from state.errors import StateError
+from state.outbox import is_settled
 from state.reshard import Records
 from state.rocksdb import Database, is_full
 from state.shard import commit_put, meta_record, read_commit
@@ -139,6 +140,12 @@ def _check_end(old: Old, pointers: Sequence[tuple[int, int]]) -> None:
             raise RefusedError(
                 f"shard {shard} of {old.path} is older than the recovery store beside it: its disk was lost or rolled "
                 "back; restore both from one backup"
+            )
+    for shard, commit in enumerate(old.commits):
+        if not is_settled(old.path / f"shard-{shard:02d}", commit.get("outbox", {})):
+            raise RefusedError(
+                f"shard {shard} of {old.path} holds updates that the change log may not have: start the job once more "
+                "with its --change-log and stop it with SIGTERM or Ctrl-C, then reshard (nothing was changed)"
             )
     found = reshard.ahead(old.commits, old.offsets)
     if found is not None:

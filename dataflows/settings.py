@@ -63,6 +63,7 @@ class Settings:
     # live
     store: str | None = None
     generation: int = 0
+    change_log: str | None = None  # the topic that updates are told to, as kafka://HOST:PORT/TOPIC
     clock: str = "event"  # as of which values are refreshed though no event comes: wall or event
     # replay
     out: str | None = None

@@ -34,6 +34,9 @@ from dataflows.telemetry.meters import PUBLISH, Meters
 from state import faults
 
 AHEAD_ROWS = 500_000  # how many rows a replay's partition may be ahead of the slowest one
+LOG_BYTES = (
+    64 << 20
+)  # of updates that a worker has still to tell the change log: beyond it nothing more is read
 FULL_SECONDS = 0.002  # between looks at whether an epoch's budget is there again
 # A partition that gave nothing, or less than FEW rows as they happen, is looked at again at the next tick, which is one
 # for all partitions: what they have then goes through the shards together, at a fraction of the cost.
@@ -281,7 +284,9 @@ class SourcePart(StatefulSourcePartition[tuple[str, Payload], dict[str, Any] | N
         return max(1, min(self._left, self._budget.turn_bytes))
 
     def _pressed(self) -> bool:
-        return bool(self._board.pressure[: self._settings.workers].any())
+        workers = self._settings.workers
+        board = self._board
+        return bool(board.pressure[:workers].any() or (board.log_bytes[:workers] > b.LOG_BYTES).any())
 
     def _far_ahead(self) -> bool:
         slowest = self._board.slowest_ms()

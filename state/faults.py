@@ -4,7 +4,8 @@ LOOKBACK_FAULT      POINT[:COUNT[:pause]]  at the COUNT-th time (default 1) that
                                            and pid to LOOKBACK_FAULT_FILE, then SIGKILL this process; with `pause`
                                            stand there instead until LOOKBACK_FAULT_FILE with `.go` behind it exists
 LOOKBACK_FAULT_OFF  NAME[,NAME]            switch a protection off (tests prove that each is needed):
-                                           offset_dedupe, synced_batch, served_mark, generation, dirty_set;
+                                           offset_dedupe, synced_batch, served_mark, generation, dirty_set,
+                                           log_tail (what the change log has is not looked up);
                                            and, to measure what they cost, log: the state's batches are neither
                                            logged nor synced
 """
@@ -35,6 +36,9 @@ POINTS = (
     "2-again",  # the served mark is passed; all that waited is about to go out
     "3-torn",  # between the two writes of a commit whose batch is switched off
     *("4-before", "4-after", "5-before", "5-after"),
+    "l-before",  # updates that are committed are about to be sent to the change log
+    "l-sent",  # the brokers have them, in a transaction that is still open
+    "l-after",  # it is committed, and no shard knows yet
 )
 
 

@@ -6,6 +6,8 @@
     chunk  := "r" view[6] length:u32be key utf8 time:u64be position:u64be
                                                      older rows; named by the first row's place when it was sealed
     timer  := "t" view[6] due:u64be key utf8         of an entity that isn't in memory (see `timers`)
+    outbox := "l"                                    of a shard whose job has a change log (see `outbox`)
+    entry  := "o" number:u64be
     view   := first 6 bytes of the view's fingerprint
 
 Big-endian with the sign bit flipped, so that key order is (time, position) order.
@@ -18,6 +20,8 @@ from collections.abc import Sequence
 
 META = b"m"
 COMMIT = b"c"
+OUTBOX = b"l"
+ENTRY = b"o"
 _PLACE = struct.Struct(">QQ")
 _SIGN = 1 << 63
 _MASK = (1 << 64) - 1
@@ -68,6 +72,16 @@ def timer(tag: bytes, due_ms: int, key: str) -> bytes:
 def read_timer(raw: bytes) -> tuple[int, str]:
     """Return (due, entity key text) of a timer's key."""
     return int.from_bytes(raw[7:15], "big") - _SIGN, raw[15:].decode()
+
+
+def entry(number: int) -> bytes:
+    """Return the key of an outbox's entry."""
+    return ENTRY + number.to_bytes(8, "big")
+
+
+def entry_number(raw: bytes) -> int:
+    """Return the number in an entry's key."""
+    return int.from_bytes(raw[1:], "big")
 
 
 def owner(raw: bytes) -> bytes:

@@ -14,6 +14,7 @@ their entities together is merged so that it holds for each:
     latest      the highest: no entity was refreshed later
     watermarks  the highest that any shard has heard of
     counted     their sum, by the first of the new shards
+    outbox      none: what was to be told has been, and new shards begin outboxes of their own
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def _pieces(db: Database, place: Place) -> Iterator[tuple[list[tuple[bytes, byte
     """Yield a shard's records of entities, and the new shard of each."""
     piece: list[tuple[bytes, bytes]] = []
     for record in db.scan(b"", _END):
-        if record[0] in (keys.META, keys.COMMIT):
+        if record[0] in (keys.META, keys.COMMIT, keys.OUTBOX):
             continue
         piece.append(record)
         if len(piece) == PIECE:

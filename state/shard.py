@@ -20,6 +20,7 @@ from typing import Any
 from lookback.windows.plan import ViewPlan
 from state import faults, keys
 from state.errors import StateRefused
+from state.outbox import Outbox
 from state.rocksdb import Database, Put
 from state.timers import MOST_LATE_MS
 from state.view import ViewState
@@ -69,6 +70,8 @@ class Shard:
         self.durable: list[dict[str, int]] = [{} for _ in views]
         self._committed: list[dict[str, int]] = [{} for _ in views]
         self.epoch = 0
+        self.outbox: Outbox | None = None  # what is still to be told, where the job has a change log
+        self._outbox_kept: dict[str, Any] = {}
         self._restore()
 
     def _check(self, shard: int, shards: int, views: Sequence[ViewSpec]) -> None:
@@ -102,6 +105,7 @@ class Shard:
         commit = json.loads(raw)
         self.epoch = commit["epoch"]
         self.watermarks = commit["watermarks"]
+        self._outbox_kept = commit.get("outbox", {})
         for index, view in enumerate(self.views):
             known = commit["views"].get(view.name)
             if known is not None:
@@ -111,6 +115,11 @@ class Shard:
                 self.dirty[index].update(known["dirty"])
                 self.durable[index] = known.get("durable", {})
                 view.timers.restore(known.get("timers", {}))
+
+    def open_outbox(self) -> Outbox:
+        """Let the next commits write what is to be told to a change log too."""
+        self.outbox = Outbox(self._db, self._outbox_kept, [view.name for view in self.views])
+        return self.outbox
 
     def pointer(self) -> tuple[int, int]:
         """Return what Bytewax stores for this shard in step 4: (shard, commits so far)."""
@@ -124,11 +133,16 @@ class Shard:
                 "its disk was lost or rolled back; restore both from one backup, or name a fresh --state"
             )
 
-    def commit(self, wait: Callable[[str], None] | None = None, settled_ms: int = -(2**62)) -> None:
+    def commit(
+        self,
+        wait: Callable[[str], None] | None = None,
+        settled_ms: int = -(2**62),
+        entry: bytes | None = None,
+    ) -> None:
         """Commit step 3: write dirty rows, offsets, watermarks and the dirty set as one synced batch.
 
         settled_ms: no event before it will be accepted any more; entities that nobody can need then go.
-        wait: called while the disk is full (see `Database.write`).
+        wait: called while the disk is full (see `Database.write`). entry: what the outbox is to hold of this commit.
         """
         faults.reach("3-before", self.shard)
         puts: list[Put] = []
@@ -138,6 +152,8 @@ class Shard:
             # What is still to be refreshed is needed until then.
             puts.extend(view.expired(min(settled_ms, view.timers.through_ms - MOST_LATE_MS)))
             puts.extend(view.timers.puts())
+        if self.outbox is not None:
+            puts.extend(self.outbox.puts(entry))
         if faults.off("synced_batch"):
             # A test's switch: rows and offsets apart, as a commit that isn't atomic would leave them.
             self._db.write(self._commit_record(), wait)
@@ -151,7 +167,7 @@ class Shard:
 
     def _commit_record(self) -> list[Put]:
         self.epoch += 1
-        commit = {
+        commit: dict[str, Any] = {
             "epoch": self.epoch,
             "watermarks": self.watermarks,
             "views": {
@@ -166,6 +182,10 @@ class Shard:
                 for view, dirty, durable in zip(self.views, self.dirty, self.durable, strict=True)
             },
         }
+        if self.outbox is not None:
+            self._outbox_kept = self.outbox.to_json()
+        if self._outbox_kept:  # of a job that has no change log just now it stays as it was
+            commit["outbox"] = self._outbox_kept
         self._committed = [dict(view.applied) for view in self.views]
         return [commit_put(commit)]
 
@@ -177,6 +197,8 @@ class Shard:
         for index, gone in enumerate(emitted):
             if gone:
                 self.dirty[index].clear()
+                if self.outbox is not None:
+                    self.outbox.told_ms[index].clear()
                 self.durable[index] = self._committed[index]
 
     def evict(self, cache_bytes: int) -> None:

@@ -58,6 +58,8 @@ def waits(observed: Observed) -> list[str]:
     """Return a sentence for each outside thing that workers wait for."""
     names = {"store": "the online store", "disk": "room on the disk"}
     found = [f"workers wait for {names[what]}: {count}" for what, count in observed.waits.items() if count]
+    if observed.log_holds_up:
+        found.append("workers wait for the change log")
     if observed.registry_waits:
         found.append(f"partitions wait for the schema registry: {observed.registry_waits}")
     if observed.away_ms:

@@ -75,7 +75,7 @@ def _job(of: Callable[[Observed], float]) -> Read:
 
 
 def _waits(job: Observed) -> Iterator[Value]:
-    for what, count in job.waits.items():
+    for what, count in {**job.waits, "change_log": job.log_waits}.items():
         yield count, {RESOURCE: what}
 
 
@@ -135,8 +135,12 @@ METRICS = (
            bounds=FRESHNESS_BOUNDS),
     Metric("lookback.store.errors", COUNTER, "{error}", "calls that the online store could not take, tried again", (),
            _job(lambda job: job.store_errors)),
-    Metric("lookback.worker.waits", GAUGE, "{worker}", "workers that wait: for the online store or room on the disk",
-           (RESOURCE,), _waits),
+    Metric("lookback.worker.waits", GAUGE, "{worker}",
+           "workers that wait: for the online store, room on the disk or the change log", (RESOURCE,), _waits),
+    Metric("lookback.change_log.updates", COUNTER, "{update}", "updates that the change log has taken", (),
+           _job(lambda job: int(job.board.log_sent.sum()))),
+    Metric("lookback.change_log.backlog", GAUGE, "By", "updates in the state that it has not taken yet", (),
+           _job(lambda job: int(job.board.log_bytes.sum()))),
     Metric("lookback.source.away", GAUGE, "s", "for how long the source's servers have not answered", (),
            _job(lambda job: job.away_ms / 1000)),
     Metric("lookback.refresh.delay", GAUGE, "s", "by how much refreshes are behind the job's clock", (),

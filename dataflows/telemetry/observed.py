@@ -154,6 +154,17 @@ class Observed:
         return {"store": _count(self.board.store_waits), "disk": _count(self.board.waiting)}
 
     @property
+    def log_waits(self) -> int:
+        """How many workers the change log does not answer."""
+        return _count(self.board.log_waits)
+
+    @property
+    def log_holds_up(self) -> bool:
+        """Whether events wait for the change log: shards can't be opened without it, or it is too far behind."""
+        behind = bool((self.board.log_bytes > b.LOG_BYTES).any())
+        return bool(self.log_waits) and (behind or bool(self.catching_up))
+
+    @property
     def registry_waits(self) -> int:
         """How many partitions wait for the schema registry."""
         return _count(self.board.rows[:, b.REGISTRY])

@@ -1,7 +1,8 @@
 """The matrix: its dimensions, which combinations there are, and the few that cover every pair of them.
 
 who     which processes are struck
-when    at what moment: a worker stands at a commit step, the job starts, a crash is caught up, or at random
+when    at what moment: a worker stands at a commit step or in a transaction of the change log, the job starts, a
+        crash is caught up, or at random
 how     by what
 layout  worker counts, one start after another
 """
@@ -14,7 +15,7 @@ from itertools import combinations, product
 
 WHO = ("worker", "one of two", "Kafka", "Valkey", "all at once")
 STEPS = tuple(f"{step}-{side}" for step in range(1, 6) for side in ("before", "after"))
-WHEN = (*STEPS, "start", "recovery", "random")
+WHEN = (*STEPS, "change log", "start", "recovery", "random")
 HOW = ("SIGKILL", "SIGTERM", "SIGSTOP 30 s", "disk full", "clock moved")
 LAYOUTS: dict[str, tuple[int, ...]] = {"1": (1,), "2": (2,), "2, 3, 1": (2, 3, 1)}
 DIMENSIONS = ("who", "when", "how", "layout")

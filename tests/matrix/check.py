@@ -100,12 +100,13 @@ def judge(poller: Poller, events: Events, dice: np.random.Generator, *, floats: 
     share = floats / max(sightings, 1)
     for (view, key), hashes in poller.seen.items():
         if hashes:
-            found = _judge_entity(view, events.rows[view][key], hashes, dice.random(len(hashes)) < share)
+            found = judge_entity(view, events.rows[view][key], hashes, dice.random(len(hashes)) < share)
             problems += [f"{view} {key}: {what}" for what in found]
     return problems
 
 
-def _judge_entity(view: str, rows: Rows, hashes: list[Hash], whole: Any) -> Iterator[str]:
+def judge_entity(view: str, rows: Rows, hashes: list[Hash], whole: Any) -> Iterator[str]:
+    """Yield what is wrong with a series of an entity's values. whole: bool[n], of which every feature is recomputed."""
     weight, code = (
         (b"weight_365d", b"code_365d") if view == "cards" else (b"weight_lifetime", b"code_lifetime")
     )
@@ -133,14 +134,14 @@ def _judge_entity(view: str, rows: Rows, hashes: list[Hash], whole: Any) -> Iter
             wrong = f"{code.decode()} is {int(found[code])}, the prefixes {counts[:, at].tolist()} give {codes[at]}"
         elif whole[at]:
             prefix = rows.prefixes(counts[:, at])
-            wrong = _difference(found, count.features(view, prefix, int(found[b"_as_of_ms"])))
+            wrong = difference(found, count.features(view, prefix, int(found[b"_as_of_ms"])))
             wrong = wrong and f"{wrong}, of the prefixes {counts[:, at].tolist()}"
         if wrong and shown < SHOWN:
             shown += 1
             yield f"a value that no union of prefixes gives: {wrong}"
 
 
-def _difference(found: Mapping[bytes, bytes], expected: Mapping[str, Any]) -> str:
+def difference(found: Mapping[bytes, bytes], expected: Mapping[str, Any]) -> str:
     """Return where a record of plain texts differs from the count, "" where it doesn't."""
     for name, value in expected.items():
         text = found[name.encode()].decode()
@@ -201,6 +202,6 @@ def _stored(view: str, records: Mapping[str, Hash], events: Events) -> Iterator[
             continue
         if int(record[b"_event_time_ms"]) != rows.time_ms[-1]:
             yield f"{view} {key}: newest event {record[b'_event_time_ms'].decode()}, not {rows.time_ms[-1]}"
-        wrong = _difference(record, count.features(view, rows, int(record[b"_as_of_ms"])))
+        wrong = difference(record, count.features(view, rows, int(record[b"_as_of_ms"])))
         if wrong:
             yield f"{view} {key}: final {wrong}"

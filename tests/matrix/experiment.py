@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lookback.definition import load
-from tests.matrix import check, letters
+from tests.matrix import check, letters, updates
 from tests.matrix.cells import STEPS, Cell
 from tests.matrix.events import PARTITIONS, Events, make_events, write_definition
 from tests.matrix.strike import CLOCK_SECONDS, Strike
@@ -34,8 +34,10 @@ COUNTS = {
     "1-before": (20, 120), "1-after": (20, 120), "2-before": (5, 25), "2-after": (5, 25), "3-before": (12, 40),
     "3-after": (12, 40), "4-before": (1, 4), "4-after": (12, 40), "5-before": (2, 6), "5-after": (2, 6),
     "0-make": (2, 32), "0-claim": (1, 1), "0-open": (2, 10), "2-again": (1, 4),
+    "l-before": (2, 8), "l-sent": (2, 8), "l-after": (2, 8),
 }  # fmt: skip
 STARTING = ("0-make", "0-claim", "0-open")
+TELLING = ("l-before", "l-sent", "l-after")
 RECOVERING = ("1-before", "3-after", "4-before", "2-again")
 
 
@@ -72,7 +74,7 @@ class Experiment:
             with check.Poller(self.world.valkey, load(job.definition), events) as poller:
                 self._to_the_end(job)
             self._judge(job, events, poller, letters_topic)
-            self.world.forget(events.topic, letters_topic)
+            self.world.forget(events.topic, letters_topic, updates.topic_of(events))
         except Exception as error:  # of the world, the servers, the harness: nothing is proved
             self.outcome.verdict = "error"
             told = str(error) if isinstance(error, AssertionError) else traceback.format_exc()
@@ -109,6 +111,7 @@ class Experiment:
         self.world.fresh(events, letters_topic, broker_clock=self.cell.moves_broker_clock)
         archive = Archive(folder, PARTITIONS, uri=f"kafka://{self.world.kafka.address}", events=events.total)
         where = f"kafka://{self.world.kafka.address}/{letters_topic}"
+        log = f"kafka://{self.world.kafka.address}/{updates.topic_of(events)}"
         on_topic, refreshed = self.dice.random() < 0.5, self.dice.random() < 0.5
         # By the wall clock a job that stops at the end refreshes nothing.
         clock = ["--clock", "event" if refreshed else "wall"]
@@ -121,7 +124,7 @@ class Experiment:
             epoch=self.dice.choice(["50ms", "100ms", "200ms"]),
             jitter_rows=max(20, self._size // PARTITIONS // BATCHES),
             off=self._off,
-            options=[*clock, "--dead-letters", where] if on_topic else clock,
+            options=[*clock, "--change-log", log, *(["--dead-letters", where] if on_topic else [])],
             state_at=state,
         )
         self.outcome.counts |= {
@@ -207,7 +210,9 @@ class Experiment:
             point = self.dice.choice(STARTING) if servers else "0-open"
         elif when == "recovery":
             point = self.dice.choice(RECOVERING)
-        assert point in COUNTS and (when in STEPS or when in ("start", "recovery"))
+        elif when == "change log":
+            point = self.dice.choice(TELLING)
+        assert point in COUNTS and (when in STEPS or when in ("change log", "start", "recovery"))
         return f"{point}:{self.dice.randint(*COUNTS[point])}:pause"
 
     def _offset(self) -> int:
@@ -301,8 +306,10 @@ class Experiment:
             found, again = letters.on_topic(self.world.kafka.address, letters_topic, PARTITIONS, events)
         else:
             found, again = letters.in_folder(job.state / "dead-letters", events)
-        self.outcome.problems += [*problems[:20], *found[:20]]
+        told, many = updates.judge(self.world.kafka.address, events, seed)
+        self.outcome.problems += [*problems[:20], *found[:20], *told[:20]]
         self.outcome.counts |= {
+            "updates": many,
             "polls": poller.polls,
             "sightings": sum(map(len, poller.seen.values())),
             "letters": len(events.letters()),

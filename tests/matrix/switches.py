@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lookback.definition import load
-from tests.matrix import check
+from tests.matrix import check, updates
 from tests.matrix.cells import Cell
 from tests.matrix.experiment import Experiment
 from tests.matrix.world import World
@@ -101,12 +101,19 @@ def _two_jobs(job: Job, lab: Experiment) -> None:
         raise HarnessError(f"the second job and the first ended with {codes}")
 
 
+def _log_forgotten(job: Job, lab: Experiment) -> None:
+    """Kill it where the change log has taken a transaction and no shard knows."""
+    _kill_at(job, f"l-after:{lab.dice.randint(2, 5)}", "200ms")
+    job.finish()
+
+
 SWITCHES: dict[str, tuple[str, Plan]] = {
     "offset_dedupe": ("rows at or below an applied offset are dropped", _shards_apart),
     "synced_batch": ("rows and offsets are one synced batch", _torn),
     "served_mark": ("nothing goes out before the served mark is passed", _half_way),
     "generation": ("the store refuses an older job's writes", _two_jobs),
     "dirty_set": ("what was held back goes out once the mark is passed", _near_the_end),
+    "log_tail": ("what the change log has is looked up at a start", _log_forgotten),
 }
 
 
@@ -138,5 +145,6 @@ def _problems(world: World, plan: Plan, seed: int, off: str, events: int) -> lis
         job.leave_none()
     found = check.judge(poller, made, np.random.default_rng(seed))
     found += check.final(world.valkey, job.definition, made)
-    world.forget(made.topic, letters_topic)
+    found += updates.judge(world.kafka.address, made, np.random.default_rng(seed))[0]
+    world.forget(made.topic, letters_topic, updates.topic_of(made))
     return found

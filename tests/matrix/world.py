@@ -19,6 +19,7 @@ import redis
 from confluent_kafka import Producer
 
 from tests.matrix.events import PARTITIONS, Events
+from tests.matrix.updates import topic_of
 from tests.services.clock import library
 from tests.services.clock import skip_reason as no_clock
 from tests.services.kafka import Broker, jars
@@ -184,6 +185,7 @@ class World:
                 client.bgrewriteaof()
         self.kafka.create(events.topic, PARTITIONS)
         self.kafka.create(letters_topic, PARTITIONS)
+        self.kafka.create(topic_of(events), PARTITIONS)
         self._produce(events)
 
     def _produce(self, events: Events) -> None:
