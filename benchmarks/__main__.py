@@ -21,6 +21,7 @@ NAMES = (
     "live_redis",
     "kafka_catch_up",
     "kafka_freshness",
+    "change_log",
     "kafka_peers",
     "kafka_restart",
     "growth",

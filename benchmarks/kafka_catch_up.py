@@ -81,7 +81,8 @@ def run(options: Options) -> Section:
     return section
 
 
-def _job(server: Broker, store: str, folder: Path, definition: Path = topics.DEFINITION) -> list[str]:
+def job_of(server: Broker, store: str, folder: Path, definition: Path = topics.DEFINITION) -> list[str]:
+    """Return the arguments of a job that reads what is there."""
     return [
         "run", str(definition), "--source", f"kafka://{server.address}", "--store", store,
         "--state", str(folder / "state"), "--until-end", "--quiet",
@@ -94,7 +95,7 @@ def _one(
     """Return the job's usage, and the CPU seconds of broker and store meanwhile."""
     with _store(options, store) as (uri, pid):
         folder = options.fresh("catch-up")
-        job = [sys.executable, "-m", "dataflows.cli", *_job(server, uri, folder, definition)]
+        job = [sys.executable, "-m", "dataflows.cli", *job_of(server, uri, folder, definition)]
         before = topics.cpu_seconds(server.pid), topics.cpu_seconds(pid) if pid else 0.0
         usage = run_command(job, machine_cpus(), {} if once else OFF)
         after = topics.cpu_seconds(server.pid), topics.cpu_seconds(pid) if pid else 0.0
@@ -116,7 +117,7 @@ def _store(options: Options, store: str) -> Iterator[tuple[str, int]]:
 def _traced(options: Options, server: Broker, store: str) -> dict[str, float]:
     report = options.fresh("trace.json")
     with _store(options, store) as (uri, _):
-        job = _job(server, uri, options.fresh("catch-up"))
+        job = job_of(server, uri, options.fresh("catch-up"))
         run_command([sys.executable, "-m", "benchmarks.traced", str(report), *job], machine_cpus())
     found = json.loads(report.read_text())
     parts: dict[str, float] = found["parts"]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def run(options: Options) -> Section:
     rows = []
     with topics.broker(options) as server:
         for rate in RATES:
-            found, cpu = _at(options, server, rate, seconds)
+            found, cpu = at_rate(options, server, rate, seconds)
             ms = np.percentile(found * 1e3, [50, 99, 99.9, 100])
             rows.append(
                 [f"{rate:,} events/s", f"{len(found):,}", *(f"{one:,.1f}" for one in ms), f"{cpu:.1f}"]
@@ -54,9 +55,14 @@ def run(options: Options) -> Section:
     return section
 
 
-def _at(options: Options, server: Broker, rate: int, seconds: int) -> tuple[np.ndarray, float]:
-    """Return the probes' seconds, and the job's CPU seconds a million events."""
-    topic = f"transactions-{rate}"
+def at_rate(
+    options: Options, server: Broker, rate: int, seconds: int, name: str = "", more: Sequence[str] = ()
+) -> tuple[np.ndarray, float]:
+    """Return the probes' seconds, and the job's CPU seconds a million events.
+
+    name: of the run, where a rate is measured several times. more: options of the job.
+    """
+    topic = f"transactions-{rate}{name}"
     server.create(topic, topics.PARTITIONS)
     definition = topics.definition_on(options, topic)
     folder, out = options.fresh("freshness"), options.fresh("probes.npy")
@@ -65,7 +71,7 @@ def _at(options: Options, server: Broker, rate: int, seconds: int) -> tuple[np.n
         job = start(
             [
                 "-m", "dataflows.cli", "run", str(definition), "--source", f"kafka://{server.address}",
-                "--store", store.uri, "--state", str(folder / "state"), "--quiet",
+                "--store", store.uri, "--state", str(folder / "state"), "--quiet", *more,
             ],
             set(machine_cpus()),
         )  # fmt: skip
