@@ -34,6 +34,7 @@ WHOLE = os.environ.get("LOOKBACK_IMAGE") == "whole"
 WHEELS = "/root/.cache/pip"
 HOME = "/var/lib/lookback"
 USER = 65532
+pytestmark = [pytest.mark.timeout(3600)] if WHOLE else []
 
 
 @dataclass
