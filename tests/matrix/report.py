@@ -31,7 +31,7 @@ Written by `make kill-matrix`; what it does is in `tests/matrix/`, why it must p
 
 A *cell* is one job on a real Kafka, a real Valkey and RocksDB, struck once: **who** is struck, **when**, **how**, and
 in which **layout** of worker counts (`2, 3, 1`: started with two, then three, then one). At a commit step a worker
-stands still at the point while the harness strikes; a strike counts only where it was seen: the worker's note of its
+stands still at the point (so it does in a transaction of the change log) while the harness strikes; a strike counts only where it was seen: the worker's note of its
 point, the process's state in /proc, exit codes, the clock that the process itself shows, the words of what met a full
 disk. A strike that was not seen makes the cell an error, not a pass. Then the same command is started again until the
 job comes to its end, and
@@ -41,6 +41,8 @@ job comes to its end, and
 - a poller of all records, running all along, saw no event missing that an earlier read had counted, and no value that
   no union of partition prefixes gives;
 - dead letters are all there, none twice but for those marked as sent again;
+- a `read_committed` consumer of the [change log](change-log.md), read from its beginning, sees each update once, none
+  lacking, in order, each with values that some union of partition prefixes gives, the last ones those of all events;
 - no start ended with an exit code that asks for a person.
 
 Events: four partitions with late, broken, out-of-order and hot-key events, some from the future, some sent twice by the
@@ -97,7 +99,8 @@ def _summary(lines: Lines, seed: int, commit: str, *, full: bool, planned: int, 
     yield (
         f"{total('events'):,} events, {total('letters'):,} of them dead letters ({total('letters sent again'):,} sent "
         f"again, marked), {total('repeats dropped'):,} repeats dropped; {starts} starts of the job; "
-        f"{total('polls'):,} polls saw {total('sightings'):,} different records.\n"
+        f"{total('polls'):,} polls saw {total('sightings'):,} different records; {total('updates'):,} updates in the "
+        "change logs.\n"
     )
 
 
