@@ -204,10 +204,15 @@ class LogTopic:
             at += taken
             if taken < len(piece):  # the client's queue is full
                 self._refused(piece[taken])
-                self._own.poll(0.05)
-        while self._own.flush(1.0):
+                self._flushed(0.05)
+        while not self._flushed(1.0):
             waiting(f"the change log {self.where} takes no updates: its brokers do not acknowledge them")
         waiting(None)
+
+    def _flushed(self, seconds: float) -> bool:
+        """Wait for so long; return whether the brokers have acknowledged everything."""
+        with self._brokers():
+            return self._own.flush(seconds) == 0
 
     def _refused(self, message: Mapping[str, Any]) -> None:
         """Raise unless a message was only refused for want of room in the queue."""

@@ -10,7 +10,7 @@ import pytest
 from connectors.archive import Archive
 from dataflows import board as b
 from dataflows import draining
-from dataflows.board import Board
+from dataflows.board import LOG_BYTES, Board
 from dataflows.ingest import Ingest, Use
 from dataflows.route import Item
 from dataflows.settings import Part, Settings
@@ -116,6 +116,15 @@ def test_dirty_logs_over_the_limit_make_it_wait(tmp_path: Path) -> None:
     board.pressure[0] = 1
     assert list(part.next_batch()) == []
     board.pressure[0] = 0
+    assert rows(list(part.next_batch())) == 10
+
+
+def test_updates_that_the_change_log_does_not_take_make_it_wait(tmp_path: Path) -> None:
+    part, board, _ = open_part(tmp_path)
+    assert rows(list(part.next_batch())) == 10
+    board.log_bytes[0] = LOG_BYTES + 1
+    assert list(part.next_batch()) == []
+    board.log_bytes[0] = LOG_BYTES
     assert rows(list(part.next_batch())) == 10
 
 

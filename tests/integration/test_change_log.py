@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
 from lookback.client import Client
 from tests.integration.events import T0, Live, payment, write_definition
@@ -168,6 +169,25 @@ def test_an_older_state_tells_again_what_it_counts_again(kafka: Broker, tmp_path
         live.end()
     found = problems(read_log(kafka.address, "log-back-updates"))
     assert not [one for one in found if "times" in one or "lack" in one or "holes" in one], found
+
+
+def test_a_sender_that_was_fenced_ends(kafka: Broker, tmp_path: Path) -> None:
+    """Whoever takes its transactional id over ends the job, which says so; the same command goes on."""
+    live = a_job(kafka, tmp_path, "log-fenced")
+    try:
+        live.start()
+        live.until(lambda: len(read_log(kafka.address, "log-fenced-updates")) >= CARDS, "updates are told")
+        (sender,) = json.loads((live.state / "log-senders").read_text())
+        other = Producer({"bootstrap.servers": kafka.address, "transactional.id": sender, "log_level": 0})
+        other.init_transactions(30)
+        produce(kafka, "log-fenced", 1)
+        assert live.wait() == 1, live.said()
+        assert "has fenced this job" in live.said()
+        assert "Traceback" not in live.said()
+        assert live.finish() == 0, live.said()
+    finally:
+        live.end()
+    judge(read_log(kafka.address, "log-fenced-updates"), live)
 
 
 @pytest.mark.parametrize(

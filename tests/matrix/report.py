@@ -30,8 +30,9 @@ HEAD = """\
 Written by `make kill-matrix`; what it does is in `tests/matrix/`, why it must pass in [commit.md](commit.md).
 
 A *cell* is one job on a real Kafka, a real Valkey and RocksDB, struck once: **who** is struck, **when**, **how**, and
-in which **layout** of worker counts (`2, 3, 1`: started with two, then three, then one). At a commit step a worker
-stands still at the point (so it does in a transaction of the change log) while the harness strikes; a strike counts only where it was seen: the worker's note of its
+in which **layout** of worker counts (`2, 3, 1`: started with two, then three, then one). At a commit step, or in a
+transaction of the change log, a worker stands still at the point while the harness strikes; a strike counts only where
+it was seen: the worker's note of its
 point, the process's state in /proc, exit codes, the clock that the process itself shows, the words of what met a full
 disk. A strike that was not seen makes the cell an error, not a pass. Then the same command is started again until the
 job comes to its end, and
