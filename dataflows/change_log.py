@@ -215,8 +215,7 @@ class Teller:
 
     def wrote(self, index: int, write: ViewWrite) -> None:
         """Take the updates of a write."""
-        self._updates[index].append(Updates.of(write))
-        self._outbox.told_ms[index].update(zip(write.keys, write.as_of_ms.tolist(), strict=True))
+        self._tell(index, Updates.of(write))
 
     def wrote_again(self, index: int, view: ViewState, slots: I64, write: ViewWrite) -> None:
         """Take a write of what may have been told before: only entities with new rows are updates.
@@ -229,9 +228,17 @@ class Teller:
         before = [told_ms.get(key, least) for key, least in zip(write.keys, past.tolist(), strict=True)]
         view.sent(slots, np.where(new, write.as_of_ms, np.minimum(before, write.as_of_ms)))
         updates = Updates.of(write, new)
-        self._updates[index].append(updates)
-        told_ms.update(zip(updates.keys, updates.as_of_ms.tolist(), strict=True))
+        self._tell(index, updates)
         untold.difference_update(updates.keys)
+
+    def _tell(self, index: int, updates: Updates) -> None:
+        self._updates[index].append(updates)
+        told_ms = self._outbox.told_ms[index]
+        if told_ms:
+            for key in told_ms.keys() & set(updates.keys):
+                del told_ms[key]
+        for i in np.flatnonzero(updates.as_of_ms > updates.event_time_ms).tolist():
+            told_ms[updates.keys[i]] = int(updates.as_of_ms[i])
 
     def commit(self, commit: Callable[[bytes | None], None]) -> None:
         """Call what commits the shard, with the outbox's entry, and send that once it is durable."""

@@ -40,7 +40,7 @@ class Outbox:
         told = kept.get("views", {})
         # Per view, entities whose rows are in the state and in no update yet: they wait for the served mark.
         self.untold: list[set[str]] = [set(told.get(name, {}).get("untold", ())) for name in views]
-        # Per view, as of when the entities of the dirty set were last told.
+        # Per view, as of when entities of the dirty set were last told, where it was later than their newest event.
         self.told_ms: list[dict[str, int]] = [dict(told.get(name, {}).get("told", {})) for name in views]
         self._stored: deque[int] = deque()
 
