@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.guides.walk import ROOT, Walk, same
-from tests.services.kafka import Broker
+from tests.services.kafka import Broker, free_ports
 from tests.services.valkey import Valkey, binary
 
 
 def test_every_guide_is_walked() -> None:
-    walked = {"data-scientist", "model-service"}
+    walked = {"data-scientist", "model-service", "platform-engineer"}
     assert {path.stem for path in (ROOT / "docs" / "guides").glob("*.md")} == walked | {"README"}
 
 
@@ -44,6 +44,7 @@ def with_servers(name: str, folder: Path, broker: Broker, server: Valkey) -> Wal
         "localhost:9092": broker.address,
         "localhost:6379": f"127.0.0.1:{server.port}",
         "localhost 6379": f"127.0.0.1 {server.port}",
+        "127.0.0.1:9464": f"127.0.0.1:{free_ports(1)[0]}",
     }
     path = f"{binary('valkey-cli').parent}:{os.environ['PATH']}"
     return Walk(name, folder, replaced, {"PATH": path}).begin()
@@ -52,3 +53,12 @@ def with_servers(name: str, folder: Path, broker: Broker, server: Valkey) -> Wal
 def test_the_model_service(tmp_path: Path, payments: Broker, server: Valkey) -> None:
     walk = with_servers("model-service", tmp_path / "walk", payments, server).go()
     assert walk.commands >= 5 and walk.compared == walk.commands
+
+
+def test_the_platform_engineer(tmp_path: Path, payments: Broker, server: Valkey) -> None:
+    walk = with_servers("platform-engineer", tmp_path / "walk", payments, server)
+    try:
+        walk.go()
+    finally:
+        walk.end()
+    assert walk.commands >= 9 and walk.compared == walk.commands

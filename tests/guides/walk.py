@@ -10,6 +10,7 @@ The reader's folder has `.venv`, `features` and `examples` in it, as the project
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -18,11 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(?:`([\w./-]+)`:\n\n?)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"-?\d+\.\d+")
 NEAR = 0.02
 ANYTHING = "…"
+LIMIT_SECONDS = 300.0  # of one block
 
 
 @dataclass
@@ -69,14 +73,27 @@ class Walk:
     def run(self, script: str) -> None:
         """Run a block of commands."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **self.environment}
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr, done.stderr
-        self.printed = done.stdout
+        # Into files: what goes on in the background would hold pipes open.
+        with (self.folder / ".out").open("w+") as out, (self.folder / ".err").open("w+") as err:
+            code = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", script], cwd=self.folder, env=environment,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err, check=False, timeout=LIMIT_SECONDS,
+            ).returncode  # fmt: skip
+            out.seek(0)
+            err.seek(0)
+            self.printed, said = out.read(), err.read()
+        assert code == 0, f"{script}\n{self.printed}\n{said}"
+        assert "Traceback" not in said, said
         self.commands += 1
+
+    def end(self) -> None:
+        """Kill what a walk that broke off left running: each file NAME.pid holds a process."""
+        for file in self.folder.glob("*.pid"):
+            with contextlib.suppress(psutil.NoSuchProcess, ValueError):
+                process = psutil.Process(int(file.read_text()))
+                if process.cwd() == str(self.folder.resolve()):
+                    for one in [*process.children(recursive=True), process]:
+                        one.kill()
 
     def compare(self, shown: str) -> None:
         """Compare what the guide shows with what was printed."""
