@@ -212,7 +212,8 @@ class LogTopic:
     def _flushed(self, seconds: float) -> bool:
         """Wait for so long; return whether the brokers have acknowledged everything."""
         with self._brokers():
-            return self._own.flush(seconds) == 0
+            left: int = self._own.flush(seconds)
+            return left == 0
 
     def _refused(self, message: Mapping[str, Any]) -> None:
         """Raise unless a message was only refused for want of room in the queue."""
