@@ -52,7 +52,7 @@ kill-matrix: setup ## kill everything everywhere, go on where it was broken off,
 bench: setup ## measure, and write benchmarks/RESULTS.md (some minutes)
 	@$(PYTHON) -m benchmarks $(ARGS)
 
-lock: ## write requirements.lock anew (needs uv)
+lock: ## write the three lock files anew (needs uv)
 	@bash scripts/lock.sh
 
 clean: ## remove what the demo, the runs and the checks left behind (keeps .venv)
