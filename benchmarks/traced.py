@@ -102,7 +102,7 @@ def install(trace: Trace) -> None:
 def main() -> None:
     """Run the job here; write the report last."""
     report = Path(sys.argv[1])
-    from dataflows import cli, live_job, replay_job, worker
+    from dataflows import cli, live_round, replay_job, worker
     from dataflows.settings import Settings
 
     trace = Trace()
@@ -120,7 +120,7 @@ def main() -> None:
         report.write_text(json.dumps({**found, "pauses": trace.pauses()}))
         return False
 
-    for module in (live_job, replay_job):
+    for module in (live_round, replay_job):
         module.run_workers = in_process  # type: ignore[attr-defined]
     sys.argv = ["lookback", *sys.argv[2:]]
     cli.main()

@@ -10,12 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dataflows.pods import Pods, parse_peers
 from lookback.definition import Definition
 from lookback.errors import UsageError
 
 MOST_CACHE_BYTES = 1 << 50
 MOST_EPOCH_MS = 3_600_000
 MOST_PORT = 65_535
+MOST_PODS = 1_000
+DAY_MS = 86_400_000
 
 
 def start_ms(text: str | None) -> int | None:
@@ -49,6 +52,16 @@ def metrics(text: str | None) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
+def pods(peers: str | None, ordinal: int, workers: int, most: int) -> Pods | None:
+    """Return the pods of a job on several machines; None where it is on one."""
+    if peers is None:
+        return None
+    found = Pods(parse_peers(peers), ordinal, workers)
+    within("--ordinal", ordinal, 0, MOST_PODS)
+    within(f"--workers {workers} on each of {len(found.peers)} pods: workers of all", found.total, 1, most)
+    return found
+
+
 def within(option: str, value: int, least: int, most: int) -> None:
     """Refuse a whole number outside of [least, most]."""
     if not least <= value <= most:
@@ -63,6 +76,28 @@ def instant_ms(option: str, text: str) -> int:
         return to_ms(text)
     except UsageError as error:
         raise UsageError(f"{option} {text}: {error}") from None
+
+
+def part(text: str | None, from_ms: int, to_ms: int | None) -> tuple[int, int | None]:
+    """Return [from, to) of one of N parts of a replay, cut between days.
+
+    >>> part("1/2", 0, 3 * DAY_MS)
+    (172800000, 259200000)
+    """
+    if text is None:
+        return from_ms, to_ms
+    place, _, count = text.partition("/")
+    if not (place.isdecimal() and count.isdecimal() and int(place) < int(count)):
+        raise UsageError(f"--part {text}: write which of how many, such as 0/4 for the first of four")
+    if to_ms is None:
+        raise UsageError(f"--part {text}: say where the rows end with --to")
+    first, last = from_ms // DAY_MS, -(-to_ms // DAY_MS)
+    cuts = [first + (last - first) * (int(place) + i) // int(count) for i in range(2)]
+    if cuts[0] == cuts[1]:
+        raise UsageError(
+            f"--part {text}: there are {last - first} days between --from and --to; take as many parts"
+        )
+    return max(from_ms, cuts[0] * DAY_MS), min(to_ms, cuts[1] * DAY_MS)
 
 
 def size_bytes(text: str) -> int:

@@ -75,6 +75,7 @@ class Board:
     def __init__(self, path: Path, parts: int) -> None:
         """Map the board at `path` for `parts` source partitions."""
         words = np.memmap(path, dtype=np.int64, mode="r+", shape=(HEADER + parts * COLUMNS,))
+        self.words: npt.NDArray[np.int64] = words
         self.pressure: npt.NDArray[np.int64] = words[:WORKERS]
         self.waiting: npt.NDArray[np.int64] = words[WORKERS : 2 * WORKERS]
         self.store_waits: npt.NDArray[np.int64] = words[2 * WORKERS : 3 * WORKERS]

@@ -134,14 +134,16 @@ def run(
     accept_lost_state: options.AcceptLostState = False,
     metrics: options.Metrics = None,
     log: options.Log = "plain",
+    peers: options.Peers = None,
+    ordinal: options.Ordinal = 0,
     quiet: options.Quiet = False,
 ) -> None:
     """Run the live job: keep the features of every event in the online store, exactly once.
 
     Stop it with Ctrl-C or SIGTERM: the last epoch is committed, and the same command goes on from there.
     """
-    from dataflows.live_job import LiveOptions
     from dataflows.live_job import run as run_job
+    from dataflows.live_round import LiveOptions
 
     begin(as_json=arguments.log_is_json(log))
     arguments.within("--workers", workers, 1, MOST_WORKERS)
@@ -166,6 +168,7 @@ def run(
             clock=arguments.clock(clock),
             quiet=quiet,
             metrics=arguments.metrics(metrics),
+            pods=arguments.pods(peers, ordinal, workers, MOST_WORKERS),
         ),
     )
     counts = outcome.counts
@@ -185,6 +188,7 @@ def replay(
     start: options.RowsFrom,
     out: options.TrainingOut,
     to: options.RowsTo = None,
+    part: options.Part = None,
     as_of: options.AsOf = "including",
     clock: options.ReplayClock = "event",
     stream: options.RowsOf = None,
@@ -209,6 +213,7 @@ def replay(
     to_ms = None if to is None else arguments.instant_ms("--to", to)
     if to_ms is not None and to_ms <= from_ms:
         raise UsageError(f"--to {to} is not after --from {start}: no row lies between them")
+    from_ms, to_ms = arguments.part(part, from_ms, to_ms)
     wanted = ReplayOptions(
         source=source,
         out=out,

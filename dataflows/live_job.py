@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from connectors.batches import PartitionInfo
-from connectors.sources import KAFKA, Source, absolute, check_settings, open_source
+from connectors.sources import KAFKA, Source, check_settings, open_source
 from dataflows.beginning import beginning
 from dataflows.board import Board
-from dataflows.clock import EVENT, WALL
 from dataflows.clock_watch import ClockWentBack
-from dataflows.disk import disk_watch, room_at_start
+from dataflows.disk import room_at_start
+from dataflows.live_round import (
+    LiveOptions,
+    Outcome,
+    agreed_by,
+    check_several_pods,
+    endless,
+    group_of,
+    live_settings,
+    run_round,
+    work_done,
+)
 from dataflows.lost_state import check_state_is_there
-from dataflows.processes import run_workers
-from dataflows.progress import Progress
+from dataflows.pod_follow import follow
+from dataflows.pod_lead import Lead
+from dataflows.pods import AskedToStop, PeerLost, Pods, raising_on_signals
+from dataflows.progress import COUNTS
 from dataflows.recovery_store import source_places
-from dataflows.registry_waits import registry_watch
-from dataflows.say import know, say
+from dataflows.say import say
 from dataflows.settings import Part, Settings
-from dataflows.state_folder import StateFolder, check_finished
-from dataflows.store_waits import store_watch
+from dataflows.state_folder import StateFolder, check_finished, read_meta
 from dataflows.takeover import StateLine, check_line, take_over
 from dataflows.telemetry.export import Telemetry, telemetry
 from dataflows.telemetry.meters import FILE as METERS
 from dataflows.telemetry.meters import MeterFile
-from dataflows.telemetry.observed import Observed, set_ends
+from dataflows.telemetry.observed import set_ends
 from dataflows.unfenced import GENERATION
 from lookback.definition import Definition
 from lookback.errors import SourceError, StoreLost, UsageError
@@ -36,15 +46,6 @@ from state import faults
 
 if TYPE_CHECKING:
     from dataflows.topic_watch import TopicWatch
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended. counts are those of the source partitions since the state was made."""
-
-    stopped: bool
-    new_rows: int
-    counts: dict[str, int]
 
 
 def parts_of(definition: Definition, found: list[PartitionInfo], *, to_end: bool) -> tuple[Part, ...]:
@@ -60,28 +61,6 @@ def parts_of(definition: Definition, found: list[PartitionInfo], *, to_end: bool
     )
 
 
-@dataclass(frozen=True)
-class LiveOptions:
-    """What `lookback run` was asked. start_ms: where a new state begins to be exact; None: at the beginning."""
-
-    source: str
-    store: str
-    state: Path
-    workers: int = 1
-    epoch_ms: int = 1000
-    cache_bytes: int = 256 << 20
-    dead_letters: str | Path | None = None  # a folder, or a topic as kafka://HOST:PORT/TOPIC
-    change_log: str | None = None  # a topic, likewise; None: updates are told to nobody
-    start_ms: int | None = None
-    until_end: bool = False
-    source_settings: Path | None = None
-    accept_loss: bool = False
-    accept_lost_state: bool = False
-    clock: str | None = None  # wall or event; None: wall where events come as they happen
-    quiet: bool = False
-    metrics: tuple[str, int] | None = None  # host and port to serve them at
-
-
 def run(definition: Definition, options: LiveOptions) -> Outcome:
     """Run the live job to the end of its source, or until it is stopped."""
     _one_stream_a_topic(definition)
@@ -93,11 +72,36 @@ def run(definition: Definition, options: LiveOptions) -> Outcome:
         options.change_log or "",
     )
     with room_at_start(options.state), telemetry(options.metrics, say) as told:
-        return _run(definition, options, told)
+        if options.pods is None:
+            return _run(definition, options, told)
+        return _run_pod(definition, options, options.pods, told)
 
 
-def _run(definition: Definition, options: LiveOptions, told: Telemetry) -> Outcome:
-    group = f"lookback.{Path(definition.path).stem}"
+def _run_pod(definition: Definition, options: LiveOptions, pods: Pods, told: Telemetry) -> Outcome:
+    """Run one pod of a job on several machines."""
+    check_several_pods(options)
+    agreed = agreed_by(definition, options, pods)
+    try:
+        with raising_on_signals():
+            if not pods.leads:
+                return follow(definition, options, pods, agreed, told)
+            with Lead(pods, options.state, agreed) as lead:
+                while True:
+                    try:
+                        lead.gather()
+                        return _run(definition, options, told, lead)
+                    except PeerLost as lost:
+                        _missed(lost)
+    except AskedToStop:
+        return Outcome(True, 0, dict.fromkeys(COUNTS, 0))
+
+
+def _missed(lost: PeerLost) -> None:
+    say(f"{lost}: the workers of all pods start again together", "warning")
+
+
+def _run(definition: Definition, options: LiveOptions, told: Telemetry, lead: Lead | None = None) -> Outcome:
+    group = group_of(definition)
     source = open_source(
         options.source, definition.streams.values(), settings=options.source_settings, group=group
     )
@@ -107,55 +111,74 @@ def _run(definition: Definition, options: LiveOptions, told: Telemetry) -> Outco
     check_finished(options.state)
     if not options.accept_lost_state:
         check_state_is_there(definition, options.store, options.state, parts)
-    folder = StateFolder(options.state, definition, source.identity, [part.id for part in parts])
+    folder = StateFolder(
+        options.state, definition, source.identity, [part.id for part in parts], elsewhere=lead is not None
+    )
     try:
+        if lead is not None:
+            lead.level(folder)
         generation = _claim(definition, options, folder)
         faults.reach("0-claim")
-        settings = Settings(
-            definition=str(Path(definition.path).resolve()),
-            fingerprint=definition.fingerprint,
-            source=absolute(options.source),
+        settings = live_settings(
+            definition,
+            options,
             parts=parts,
-            work=str(options.state),
             shards=folder.shards,
-            shard_keys=folder.keys,
-            workers=options.workers,
-            epoch_ms=options.epoch_ms,
-            cache_bytes=options.cache_bytes,
-            dead_letters=str(options.dead_letters or options.state / "dead-letters"),
             job=folder.job,
-            start_ms=_start_ms(definition, options, found),
-            source_settings=None
-            if options.source_settings is None
-            else str(options.source_settings.resolve()),
-            group=group,
-            accept_loss=options.accept_loss,
-            store=options.store,
             generation=generation,
-            change_log=options.change_log,
-            clock=options.clock or (WALL if options.source.startswith(KAFKA) else EVENT),
+            start_ms=_start_ms(definition, options, found),
         )
         _warn(definition, source, options)
         while True:
             try:
                 outcome, grown = _until_end_or_growth(
-                    settings, definition, source, found, folder.path, options, told
+                    settings, definition, source, found, folder.path, options, told, lead
                 )
             except ClockWentBack as back:
                 say(f"{back}: the workers start again", "warning")
+                settings = _again(settings, definition, options, folder, told, lead)
                 continue
             except StoreLost as lost:
                 say(f"{lost}: all values are written again from the state", "warning")
-                settings = replace(settings, generation=_claim(definition, options, folder))
+                if lead is None:
+                    settings = replace(settings, generation=_claim(definition, options, folder))
+                settings = _again(settings, definition, options, folder, told, lead)
                 continue
-            if not grown:
+            except PeerLost as missed:
+                _missed(missed)
+                settings = _again(settings, definition, options, folder, told, lead)
+                continue
+            if not grown and outcome is not None:
                 _publish(source, folder.path, settings.parts)
                 return outcome
-            found = source.partitions()
-            settings = replace(settings, parts=parts_of(definition, found, to_end=options.until_end))
-            folder.grow(source.identity, [part.id for part in settings.parts])
+            if grown:
+                found = source.partitions()
+                settings = replace(settings, parts=parts_of(definition, found, to_end=options.until_end))
+                folder.grow(source.identity, [part.id for part in settings.parts])
+            settings = _again(settings, definition, options, folder, told, lead)
     finally:
         folder.close()
+
+
+def _again(
+    settings: Settings,
+    definition: Definition,
+    options: LiveOptions,
+    folder: StateFolder,
+    told: Telemetry,
+    lead: Lead | None,
+) -> Settings:
+    """Return the settings of the next start of the workers; of several pods, once all are there again."""
+    while lead is not None:
+        told.leave()
+        try:
+            lead.gather()
+            lead.level(folder)
+            # A pod that was given up may still run somewhere: the store refuses it from here on.
+            return replace(settings, generation=_claim(definition, options, folder))
+        except PeerLost as lost:
+            _missed(lost)
+    return settings
 
 
 def _claim(definition: Definition, options: LiveOptions, folder: StateFolder) -> int:
@@ -192,35 +215,31 @@ def _until_end_or_growth(
     folder: Path,
     options: LiveOptions,
     telling: Telemetry,
-) -> tuple[Outcome, bool]:
-    """Run the workers; return how it went, and whether they were drained for partitions that are new."""
+    lead: Lead | None,
+) -> tuple[Outcome | None, bool]:
+    """Run the workers; return how it went, and whether they were drained for partitions that are new.
+
+    Of several pods: no outcome where they were drained for another one that was asked to stop.
+    """
+    if lead is not None:
+        settings = lead.settings(settings)
     board = Board.reset(settings.folder / "board", len(settings.parts))
     meters = MeterFile.reset(settings.folder / METERS, len(definition.views))
     ends = {(info.topic, info.partition): info.end_offset for info in found}
     set_ends(board, {i: ends[part.topic, part.partition] for i, part in enumerate(settings.parts)})
-    observed = Observed.of(settings, definition, board, meters)
-    telling.watch(observed)
-    know(job=settings.job, state=str(settings.folder), epoch=lambda: observed.epochs)
-    endless = options.source.startswith(KAFKA) and not options.until_end
     watch = _watch(source, settings, board)
 
     def grown() -> bool:
-        return endless and watch is not None and watch.grown
+        return endless(options) and watch is not None and watch.grown
 
-    total = 0 if endless else sum(info.rows for info in found)
-    with Progress("run", board, total, quiet=options.quiet) as progress:
-        ticks = [progress.tick, telling.tick, disk_watch(board, folder).tick, store_watch(board, folder).tick]
-        ticks.append(registry_watch(board, settings.folder).tick)
-        ticks += _log_ticks(settings, board)
-        ticks += [] if watch is None else [watch.tick]
-        stopped = run_workers(settings, *ticks, until=grown, told=lambda: bool(board.stop[0]))
-        counts = progress.totals()
-    if board.log_bytes.any():
-        say(
-            "updates that the change log has not taken wait in the state: the next start sends them",
-            "warning",
-        )
-    return Outcome(stopped, counts["rows"] - counts["first"], counts), grown() and not stopped
+    total = 0 if endless(options) else sum(info.rows for info in found)
+    ticks = [*_log_ticks(settings, board), *([] if watch is None else [watch.tick])]
+    pods = None if lead is None else lead.start(settings, board, meters, read_meta(folder))
+    outcome = run_round(
+        settings, definition, options, telling, board, meters, *ticks, pods=pods, until=grown, total=total
+    )
+    over = lead is None or outcome.stopped or work_done(options, board)
+    return (outcome if over else None), grown() and not outcome.stopped
 
 
 def _log_ticks(settings: Settings, board: Board) -> list[Callable[[], None]]:

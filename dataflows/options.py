@@ -40,6 +40,22 @@ Metrics = Annotated[
 Log = Annotated[
     str, typer.Option(metavar="plain|json", help="What is said on stderr: sentences, or JSON a line.")
 ]
+Peers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT,…",
+        help="The pods of a job on several machines; the workers of each listen at the ports behind.",
+        envvar="LOOKBACK_PEERS",
+        show_default=False,
+    ),
+]
+Ordinal = Annotated[
+    int,
+    typer.Option(
+        help="This pod's place in --peers, from 0; one beyond gives its shards away.",
+        envvar="LOOKBACK_ORDINAL",
+    ),
+]
 Watch = Annotated[bool, typer.Option("--watch", help="Of a running job: once a second, until it ends.")]
 
 # init
@@ -105,6 +121,14 @@ RowsFrom = Annotated[
 ]
 TrainingOut = Annotated[Path, typer.Option(help="Folder to write; must be new or empty.", show_default=False)]
 RowsTo = Annotated[str | None, typer.Option(help="Where the rows end, exclusive.", show_default=False)]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Only part I of N, from 0, cut between days: for N replays at once.",
+        show_default=False,
+    ),
+]
 AsOf = Annotated[str, typer.Option(help="before: without the event itself; including: with it.")]
 ReplayClock = Annotated[str, typer.Option(help="event: as had every event arrived at its event time.")]
 RowsOf = Annotated[

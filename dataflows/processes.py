@@ -33,7 +33,11 @@ Worker = subprocess.Popen[bytes] | Forked
 
 
 class WorkerFailed(LookbackError):
-    """A worker ended before its work was done."""
+    """A worker ended before its work was done. sure: it is the cause, and not what became of another's end."""
+
+    def __init__(self, message: str, *, sure: bool = True) -> None:
+        super().__init__(message)
+        self.sure = sure
 
 
 def _free_addresses(count: int) -> tuple[str, ...]:
@@ -65,7 +69,7 @@ def _start(settings: Settings, before: Callable[[], None] | None) -> list[Worker
         say("compiling the kernels, once a release: this takes a minute or two")
     fork = before is not None and may_fork()
     workers: list[Worker] = []
-    for index in range(settings.workers):
+    for index in settings.own_workers:
         log = folder / f"worker-{index}.log"
         arguments = [str(path), str(index)]
         if before is not None and fork:
@@ -107,18 +111,21 @@ def run_workers(
     in_fork: Callable[[], None] | None = None,
     until: Callable[[], bool] = lambda: False,
     told: Callable[[], bool] = lambda: False,
+    drained: Callable[[], None] = lambda: None,
 ) -> bool:
     """Run the job's workers to their end, calling `ticks` now and then; return whether a person stopped it.
 
     until: the workers are drained once this is true; that is no person's stop. told: whether a worker was stopped
-    from outside: the others then are too, for the rest of a job counts only part of the events. in_fork: workers may
+    from outside: the others then are too, for the rest of a job counts only part of the events. drained: called when
+    the workers are asked to stop. in_fork: workers may
     be forks of this process, and call this first (to let go of what the parent holds).
 
     Raises WorkerFailed, RefusedError where a worker refused to go on, StoreLost where the store lost something,
     ClockWentBack where a worker's clock did.
     """
-    settings = replace(settings, addresses=_free_addresses(settings.workers))
-    stopped = drained = False
+    if not settings.addresses:
+        settings = replace(settings, addresses=_free_addresses(settings.workers))
+    stopped = ending = False
     workers: list[Worker] = []
 
     def stop() -> None:
@@ -127,6 +134,7 @@ def run_workers(
         drain()
 
     def drain() -> None:
+        drained()
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGTERM)
@@ -141,10 +149,10 @@ def run_workers(
                     break
                 for tick in ticks:
                     tick()
-                if not (stopped or drained) and told():
+                if not (stopped or ending) and told():
                     stop()
-                if not drained and until():
-                    drained = True
+                if not ending and until():
+                    ending = True
                     drain()
                 time.sleep(POLL_SECONDS)
         except LookbackError:  # a tick refuses to let them go on: nothing more is to be committed
@@ -155,7 +163,7 @@ def run_workers(
             put_down = _end(workers)
     # Those put down here failed in nothing, nor did one that was told to stop before it could listen for that.
     codes = [0 if i in put_down else worker.poll() or 0 for i, worker in enumerate(workers)]
-    if stopped or drained:
+    if stopped or ending:
         codes = [0 if code == -signal.SIGTERM else code for code in codes]
     if any(codes):
         _raise(settings, codes)
@@ -195,18 +203,19 @@ def _raise(settings: Settings, codes: list[int]) -> None:
         if record["exit_code"] == UsageError.exit_code:
             raise UsageError(record["message"])
         hint = "" if record["known"] else f" (see {_log(settings, codes)})"
-        raise WorkerFailed(record["message"] + hint)
+        raise WorkerFailed(record["message"] + hint, sure=bool(record["known"]))
     if full and killed is None:
         raise WorkerFailed(ended_for_room(settings.folder))
     index = killed if killed is not None else next(i for i, code in enumerate(codes) if code)
     code = codes[index]
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     raise WorkerFailed(
-        f"worker {index} {how}; run the same command again to go on from the last epoch "
-        f"(its log: {_log(settings, codes)})"
+        f"worker {settings.own_workers[index]} {how}; run the same command again to go on from the last epoch "
+        f"(its log: {_log(settings, codes)})",
+        sure=killed is not None,
     )
 
 
 def _log(settings: Settings, codes: list[int]) -> Path:
     index = next((i for i, code in enumerate(codes) if code), 0)
-    return settings.folder / f"worker-{index}.log"
+    return settings.folder / f"worker-{settings.own_workers[index]}.log"

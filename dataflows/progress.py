@@ -20,6 +20,10 @@ LINE_SECONDS = 2.0  # between plain lines
 QUIET_SECONDS = 30.0  # between plain lines while no row is read, such as when the last ones are committed
 FRAME_SECONDS = 0.2
 LATE_MS = 5_000  # refreshes that are later, of the job's clock, are said to be behind
+COUNTS = {
+    "rows": b.ROWS, "bytes": b.BYTES, "bad": b.BAD, "late": b.LATE, "ahead": b.AHEAD, "no_key": b.NO_KEY,
+    "repeat": b.REPEAT, "first": b.FIRST,
+}  # fmt: skip
 
 
 class Progress:
@@ -87,11 +91,7 @@ class Progress:
 
     def totals(self) -> dict[str, int]:
         """Return the sums of all partitions' counts."""
-        names = {
-            "rows": b.ROWS, "bytes": b.BYTES, "bad": b.BAD, "late": b.LATE, "ahead": b.AHEAD, "no_key": b.NO_KEY,
-            "repeat": b.REPEAT, "first": b.FIRST,
-        }  # fmt: skip
-        return {name: int(self._board.rows[:, column].sum()) for name, column in names.items()}
+        return {name: int(self._board.rows[:, column].sum()) for name, column in COUNTS.items()}
 
 
 def live_line() -> Live:

@@ -45,7 +45,9 @@ class Settings:
     work: str  # the state folder of a live job; OUT/.work of a replay
     shards: int
     shard_keys: tuple[str, ...]
-    workers: int = 1
+    workers: int = 1  # of all pods
+    first_worker: int = 0  # this pod's own, and how many they are; None: all
+    pod_workers: int | None = None
     addresses: tuple[str, ...] = ()
     epoch_ms: int = 1000
     cache_bytes: int = 256 << 20
@@ -85,6 +87,11 @@ class Settings:
         raw["shard_keys"] = tuple(raw["shard_keys"])
         raw["addresses"] = tuple(raw["addresses"])
         return Settings(**raw)
+
+    @property
+    def own_workers(self) -> range:
+        """Return the numbers of the workers that run here."""
+        return range(self.first_worker, self.first_worker + (self.pod_workers or self.workers))
 
     @property
     def folder(self) -> Path:

@@ -5,6 +5,7 @@ DIR/lock         held while a job runs
 DIR/shard-NN/    one RocksDB a shard
 DIR/recovery/    Bytewax's recovery store: source offsets and pointers
 DIR/reshard.json of a state that `lookback reshard` has not finished: no job runs on it
+DIR/.moving-shard-NN/, .gone-shard-NN/   of a shard on its way to or from another pod's volume (`shard_moves`)
 DIR/board, meters, settings.json, failure.json, pids, worker-N.log   of the running job; may be deleted when none runs
 """
 
@@ -42,9 +43,21 @@ class StateFolder:
     resharded: of a state that was made from another: what it goes on from, and what those before it were.
     """
 
-    def __init__(self, path: Path, definition: Definition, source: str, parts: Sequence[str]) -> None:
-        """Make the folder where there is none, else check it. Raises RefusedError where it doesn't fit."""
+    def __init__(
+        self,
+        path: Path,
+        definition: Definition,
+        source: str,
+        parts: Sequence[str],
+        *,
+        elsewhere: bool = False,
+    ) -> None:
+        """Make the folder where there is none, else check it. Raises RefusedError where it doesn't fit.
+
+        elsewhere: shards may be on the volumes of other pods.
+        """
         self.path = path
+        self._elsewhere = elsewhere
         self.shards = SHARDS
         self._views = {view.name: view.fingerprint for view in definition.views.values()}
         self._specs = [ViewSpec(v.name, v.fingerprint, v.plan) for v in definition.views.values()]
@@ -125,7 +138,7 @@ class StateFolder:
                 f"{source} has no partition {lost[0]} any more, whose events the state {self.path} counts: "
                 "put its events back, or name a fresh --state"
             )
-        check_whole(self.path, shards)
+        check_whole(self.path, shards, elsewhere=self._elsewhere)
         if set(parts) != known:
             self._write(source, parts)
 
@@ -216,13 +229,13 @@ def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
     temporary.rename(path / "state.json")
 
 
-def check_whole(path: Path, shards: int, recovery: Path | None = None) -> None:
+def check_whole(path: Path, shards: int, recovery: Path | None = None, *, elsewhere: bool = False) -> None:
     """Refuse a state that lacks a shard or the recovery store, or whose recovery store is damaged.
 
-    recovery: a copy of the recovery store to look into.
+    recovery: a copy of the recovery store to look into. elsewhere: shards may be on the volumes of other pods.
     """
     missing = [i for i in range(shards) if not (path / f"shard-{i:02d}" / "CURRENT").exists()]
-    if missing:
+    if missing and not elsewhere:
         raise RefusedError(
             f"shard {missing[0]} of {shards} is missing from the state {path}: "
             f"put {len(missing)} folder(s) back from a backup, or name a fresh --state (nothing was changed)"

@@ -59,6 +59,10 @@ class Telemetry:
         """Look at workers that are about to start, whose counts begin anew."""
         self.observed, self._heard, self._heard_spans = observed, {}, {}
 
+    def leave(self) -> None:
+        """Look at no workers: there are none until all pods are there."""
+        self.observed = None
+
     def tick(self) -> None:
         """Take over the samples and spans that workers have left."""
         job = self.observed

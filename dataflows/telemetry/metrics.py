@@ -38,7 +38,7 @@ class Metric:
 
 def _partition(of: Callable[[Observed, int], float | None]) -> Read:
     def read(job: Observed) -> Iterator[Value]:
-        for row, part in job.parts:
+        for row, part in job.told_parts:
             value = of(job, row)
             if value is not None:
                 yield value, {TOPIC: part.topic, PARTITION: str(part.partition)}
@@ -51,7 +51,7 @@ def _word(column: int) -> Read:
 
 
 def _quarantined(job: Observed) -> Iterator[Value]:
-    for row, part in job.parts:
+    for row, part in job.told_parts:
         own = {TOPIC: part.topic, PARTITION: str(part.partition)}
         for reason, column in REASONS.items():
             yield int(job.board.rows[row, column]), {**own, REASON: reason}

@@ -15,6 +15,7 @@ import numpy as np
 from dataflows import board as b
 from dataflows.board import END, NEVER, Board
 from dataflows.clock import WALL
+from dataflows.placement import worker_of
 from dataflows.settings import Part, Settings
 from dataflows.telemetry import meters as m
 from dataflows.telemetry.meters import MeterFile
@@ -64,6 +65,11 @@ class Observed:
     def parts(self) -> Iterator[tuple[int, Part]]:
         """Return each source partition with its row on the board."""
         return iter(enumerate(self.settings.parts))
+
+    @property
+    def told_parts(self) -> Iterator[tuple[int, Part]]:
+        """Return those whose metrics are told here: of several pods the first one tells of all."""
+        return self.parts if self.settings.first_worker == 0 else iter(())
 
     def lag_events(self, part: int) -> int:
         """Return how many offsets of a partition are still to be read, as far as its end is known."""
@@ -138,8 +144,10 @@ class Observed:
 
     @property
     def catching_up(self) -> int:
-        """Shards that have not committed since the start, or are silent until they have passed the served mark."""
-        words = self.meters.shards[: self.settings.shards, :, m.OPEN]
+        """Shards of this pod not committed since the start, or silent until they have passed the served mark."""
+        own, workers = self.settings.own_workers, self.settings.workers
+        here = [at for at, key in enumerate(self.settings.shard_keys) if worker_of(key, workers) in own]
+        words = self.meters.shards[here, :, m.OPEN]
         return int((words != m.READY).any(axis=1).sum())
 
     @property

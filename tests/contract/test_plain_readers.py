@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from dataflows.cli import init
-from dataflows.live_job import LiveOptions
 from dataflows.live_job import run as run_job
+from dataflows.live_round import LiveOptions
 from lookback.client import Client
 from lookback.definition import Definition, load
 from lookback.reading import plain

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataflows.live_job import LiveOptions, run
+from dataflows.live_job import run
+from dataflows.live_round import LiveOptions
 from lookback import Client
 from lookback.definition import Definition
 from tests.features.pages import Event, Page

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataflows.live_job import LiveOptions, run
+from dataflows.live_job import run
+from dataflows.live_round import LiveOptions
 from dataflows.replay_job import ReplayOptions, replay
 from lookback import Client, load_training
 from lookback.definition import Definition, View, load
