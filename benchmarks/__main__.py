@@ -29,6 +29,7 @@ NAMES = (
     "refresh",
     "repeats",
     "backpressure",
+    "telemetry",
     "skew",
     "kernel_speed",
     "get_speed",

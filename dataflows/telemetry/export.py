@@ -1,24 +1,17 @@
-"""Metrics on their way out of the parent process: OpenTelemetry's provider, its readers, and the HTTP endpoint.
+"""Metrics on their way out of the parent process: OpenTelemetry's provider and its readers.
 
-The endpoint is the threading WSGI server that prometheus_client's own `start_http_server` uses: three paths that a
-scraper and a kubelet ask every few seconds need no framework in the job's process.
+Where nothing is to be told no library is loaded for it, and there is no thread.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from dataflows.clock import WALL
 from dataflows.telemetry import meters as m
-from dataflows.telemetry.health import Health, live, ready
 from dataflows.telemetry.metrics import (
     COUNTER,
     FRESHNESS,
@@ -31,7 +24,6 @@ from dataflows.telemetry.metrics import (
 )
 from dataflows.telemetry.observed import Observed
 from dataflows.telemetry.trace import Traces, wanted
-from lookback.errors import UsageError
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
@@ -42,7 +34,6 @@ if TYPE_CHECKING:
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
 STEPS = {m.APPLY: "1-apply", m.EMIT: "2-emit", m.COMMIT_STATE: "3-commit-state", m.COMMIT_EPOCH: "4-commit-epoch",
          m.PUBLISH: "5-publish"}  # fmt: skip
-WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class Telemetry:
@@ -158,7 +149,9 @@ def telemetry(metrics: tuple[str, int] | None, say: Callable[[str], None]) -> It
         if metrics is None:
             yield told
         else:
-            with _serving(metrics, registry, told, say):
+            from dataflows.telemetry.endpoint import serving
+
+            with serving(metrics, registry, told, say):
                 yield told
     finally:
         told.tick()
@@ -180,65 +173,3 @@ def _otlp() -> Any:
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
     return PeriodicExportingMetricReader(OTLPMetricExporter())
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-    block_on_close = False
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing of a request: probes come every few seconds."""
-
-
-@contextmanager
-def _serving(
-    metrics: tuple[str, int], registry: CollectorRegistry, told: Telemetry, say: Callable[[str], None]
-) -> Iterator[None]:
-    host, port = metrics
-    kind = _Server6 if ":" in host else _Server
-    try:
-        server = make_server(host, port, application(registry, told), kind, _Quiet)
-    except OSError as error:
-        raise UsageError(
-            f"--metrics {host}:{port}: nothing can listen there ({error.strerror or error})"
-        ) from None
-    say(f"metrics at http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics")
-    thread = threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="metrics", daemon=True
-    )
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def application(registry: CollectorRegistry, told: Telemetry) -> WSGI:
-    """Return the endpoint: /metrics, /healthz and /readyz."""
-    from prometheus_client import make_wsgi_app
-
-    scrape = make_wsgi_app(registry)
-    probes: dict[str, Callable[[Observed | None], Health]] = {"/healthz": live, "/readyz": ready}
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path == "/metrics":
-            answer: Iterable[bytes] = scrape(environ, start_response)
-            return answer
-        if path not in probes:
-            start_response("404 Not Found", [("Content-Type", "text/plain")])
-            return [b"/metrics, /healthz, /readyz\n"]
-        found = probes[path](told.observed)
-        status = "200 OK" if found.well else "503 Service Unavailable"
-        start_response(status, [("Content-Type", "application/json")])
-        return [json.dumps({"well": found.well, "why": found.why}).encode() + b"\n"]
-
-    return app
