@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,12 +41,14 @@ from dataflows.telemetry.meters import MeterFile
 from dataflows.telemetry.observed import set_ends
 from dataflows.unfenced import GENERATION
 from lookback.definition import Definition
-from lookback.errors import SourceError, StoreLost, UsageError
+from lookback.errors import SourceError, StoreBusy, StoreLost, UsageError
 from lookback.stores.base import open_store
 from state import faults
 
 if TYPE_CHECKING:
     from dataflows.topic_watch import TopicWatch
+
+WAIT_SECONDS = 0.25  # between tries of a store that is away
 
 
 def parts_of(definition: Definition, found: list[PartitionInfo], *, to_end: bool) -> tuple[Part, ...]:
@@ -141,7 +144,7 @@ def _run(definition: Definition, options: LiveOptions, told: Telemetry, lead: Le
             except StoreLost as lost:
                 say(f"{lost}: all values are written again from the state", "warning")
                 if lead is None:
-                    settings = replace(settings, generation=_claim(definition, options, folder))
+                    settings = replace(settings, generation=_claim_again(definition, options, folder))
                 settings = _again(settings, definition, options, folder, told, lead)
                 continue
             except PeerLost as missed:
@@ -175,10 +178,23 @@ def _again(
             lead.gather()
             lead.level(folder)
             # A pod that was given up may still run somewhere: the store refuses it from here on.
-            return replace(settings, generation=_claim(definition, options, folder))
+            return replace(settings, generation=_claim_again(definition, options, folder))
         except PeerLost as lost:
             _missed(lost)
     return settings
+
+
+def _claim_again(definition: Definition, options: LiveOptions, folder: StateFolder) -> int:
+    """Claim a store that has lost something, others of whose servers may still be away."""
+    told = False
+    while True:
+        try:
+            return _claim(definition, options, folder)
+        except StoreBusy as busy:
+            if not told:
+                say(f"{busy}; the job waits and then goes on", "warning")
+            told = True
+            time.sleep(WAIT_SECONDS)
 
 
 def _claim(definition: Definition, options: LiveOptions, folder: StateFolder) -> int:

@@ -86,8 +86,8 @@ class Client:
     ) -> None:
         """Open a store for reading.
 
-        definition: a file, or one loaded before. store: its URI (`lmdb:PATH`, `redis://HOST:PORT`). now: the
-        clock, UTC ms.
+        definition: a file, or one loaded before. store: its URI (`lmdb:PATH`, `redis://HOST:PORT`; see
+        docs/commands.md). now: the clock, UTC ms.
 
         Raises: DefinitionError, UsageError for a wrong URI, StoreError where there is no store yet.
         """

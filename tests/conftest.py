@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.services.kafka import Broker, jars_or_skip
 from tests.services.valkey import Valkey, running
+from tests.services.valkey_cluster import Sentinels, ValkeyCluster, running_cluster, running_sentinels
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = int(os.environ.get("LOOKBACK_SEED", "20240101"))
@@ -55,6 +56,20 @@ def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """Return a Valkey server for the whole run; a test empties what it uses."""
     with running(tmp_path_factory.mktemp("valkey")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    """Return a cluster for the whole run, of three masters without replicas; a test empties what it uses."""
+    with running_cluster(tmp_path_factory.mktemp("cluster"), replicas=False) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def shared_sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sentinels]:
+    """Return a master under sentinels for the whole run; a test empties what it uses, and ends nothing."""
+    with running_sentinels(tmp_path_factory.mktemp("sentinels")) as sentinels:
+        yield sentinels
 
 
 @pytest.fixture

@@ -34,8 +34,13 @@ NEVER = int(np.iinfo(np.int64).min)  # `covers_from_ms` of an entity that was ne
 # In a served mark beside the offsets; no source part is named so.
 AS_OF, SEQUENCE = "as_of_ms", "sequence"
 
-REDIS_SCHEMES = ("redis", "rediss", "unix")
-HOW = "write lmdb:PATH, the folder that `lookback run` writes to, or redis://HOST[:PORT][/DB]"
+REDIS_SCHEMES = (
+    "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster",
+)  # fmt: skip
+HOW = (
+    "write lmdb:PATH, the folder that `lookback run` writes to, redis://HOST[:PORT][/DB], "
+    "redis+sentinel://HOST:PORT[,HOST:PORT]/MASTER or redis+cluster://HOST:PORT[,HOST:PORT]"
+)
 
 MAX_ROWS = 1000  # rows an entity keeps in the online store,
 MAX_ROW_BYTES = 64 << 10  # and bytes of them: beyond either its record turns stale

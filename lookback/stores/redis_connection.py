@@ -1,32 +1,43 @@
 """Connections to a Redis or Valkey server: opened by URI, used for scripts, their errors turned into sentences.
 
-Owns: what each failure means to a caller. Refuses: what scripts do.
+Owns: what each failure means to a caller, and which server sentinels say is the master. Refuses: what scripts do,
+what a cluster's nodes have (`redis_cluster`).
 
     StoreBusy      goes away by itself or with an operator's help: no answer, restarting, read-only, out of memory
     RefusedError   a newer job owns a shard; a key of ours holds something else; records may be evicted
     StoreLost      the store lost what it had acknowledged
-    StoreError     everything else: a wrong password, an unknown host, a server too old
+    StoreError     everything else: a wrong password, a right that lacks, an unknown host, a server too old
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any
-from urllib.parse import urlsplit
 
 from lookback.errors import RefusedError, StoreBusy, StoreError, StoreLost, UsageError
-from lookback.stores.redis_scripts import LOST, OWNER, TYPE
+from lookback.stores.base import I64
+from lookback.stores.redis_record import HOME, Layout
+from lookback.stores.redis_rights import SENTINEL, rights
+from lookback.stores.redis_scripts import LOST, NEWER, OWNER, TYPE
+from lookback.stores.redis_uri import (
+    CLUSTER_HOW,
+    PASSWORD_VARIABLE,
+    SENTINEL_PASSWORD_VARIABLE,
+    Address,
+    read_uri,
+)
 
-PASSWORD_VARIABLE = "LOOKBACK_REDIS_PASSWORD"
 TIMEOUT_SECONDS = 5.0  # without an answer; then the call may be made again
 CONNECT_SECONDS = 2.0
 RETRIES = 3  # of a connection, with jitter, before a call says that the store is busy
 OLDEST = (7, 0)
 # How errors of a server begin that time or an operator mends, beside those that redis-py has a class for.
 PASSING = ("READONLY", "BUSY", "NOREPLICAS", "MISCONF")
+# What scripts say on a node of a cluster that time mends: slots on the move, masters that are gone.
+PASSING_IN_SCRIPTS = ("non local key", "cluster is down", "keys that do not hash to the same slot")
 
 
 class Script:
@@ -37,50 +48,136 @@ class Script:
         self.sha = sha1(self.text).hexdigest().encode()  # the name that EVALSHA takes
 
 
+@dataclass(frozen=True)
+class Route:
+    """Where records of a write go: to one connection those from `start` to before `end`."""
+
+    connection: Connection
+    start: int
+    end: int
+
+
+class Session:
+    """The connections that one write uses: to one server, which has it all."""
+
+    def __init__(self, home: Connection) -> None:
+        self.home = home  # has the shards' owners and marks
+
+    def routes(self, layout: Layout, keys: Sequence[str]) -> tuple[I64 | None, list[Route]]:
+        """Return the order that n records are to be sent in, None where they may stay as they are, and where to."""
+        return None, [Route(self.home, 0, len(keys))]
+
+
+def open_server(uri: str, *, write: bool = False) -> Server:
+    """Return what a URI names, not connected yet. Raises UsageError for one that names nothing."""
+    address = read_uri(uri)
+    if address.kind == "cluster":
+        from lookback.stores.redis_cluster import Cluster
+
+        return Cluster(address, write=write)
+    return Server(address, write=write)
+
+
 class Server:
-    """One server; safe to use from several threads."""
+    """One server, or the one that is the master just now; safe to use from several threads."""
 
-    def __init__(self, uri: str) -> None:
-        """Prepare connections; none is made yet. Raises UsageError for a URI that names no server."""
-        self.name = _without_secrets(uri)
-        try:
-            import redis
-        except ImportError:
-            raise StoreError(
-                "the online store needs the package redis: pip install 'lookback[redis]'."
-            ) from None
-        from redis.backoff import ExponentialWithJitterBackoff
-        from redis.retry import Retry
+    home = HOME  # what its own keys begin with
 
+    def __init__(self, address: Address, *, write: bool = False) -> None:
+        """Prepare connections; none is made yet. Raises UsageError for options that redis-py doesn't know."""
+        import redis
+
+        self.name = address.name
         self._redis = redis
-        options: dict[str, Any] = {
-            "socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": CONNECT_SECONDS,
-            "socket_keepalive": True, "protocol": 2, "client_name": "lookback",
-            "retry": Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), RETRIES),
-        }  # fmt: skip
-        if urlsplit(uri).password is None and (password := os.environ.get(PASSWORD_VARIABLE)):
-            options["password"] = password
-        if uri.startswith("unix:"):
-            for name in ("socket_keepalive", "socket_connect_timeout"):
-                del options[name]
+        self._write = write
+        self._address = address
         try:
-            self._pool = redis.ConnectionPool.from_url(uri, **options)
-            self._pool.make_connection()  # not connected yet: it looks at the options
+            self._open(address)
         except (ValueError, TypeError) as error:
             raise UsageError(f"{self.name} is no store URI: {error}.") from None
 
+    def _options(self) -> dict[str, Any]:
+        """Return what holds for each connection."""
+        return {
+            "socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": CONNECT_SECONDS,
+            "socket_keepalive": True, "protocol": 2, "client_name": "lookback", "driver_info": None,
+        }  # fmt: skip
+
+    def _open(self, address: Address) -> None:
+        from redis.backoff import ExponentialWithJitterBackoff
+        from redis.retry import Retry
+
+        retry = Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), RETRIES)
+        options = {**self._options(), "retry": retry}
+        if address.kind == "unix":
+            for name in ("socket_keepalive", "socket_connect_timeout"):
+                del options[name]
+        if address.kind == "sentinel":
+            self._pool = _sentinel_pool(self._redis, address, options)
+        else:
+            self._pool = self._redis.ConnectionPool(**{**options, **address.options})
+        self._pool.make_connection()  # not connected yet: it looks at the options
+
+    def connection(self, key: bytes | str = b"") -> AbstractContextManager[Connection]:
+        """Give a connection to the server that has a key; what fails meanwhile becomes an error of ours."""
+        return self._from(self._pool)
+
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """Give a connection of the pool; what fails meanwhile becomes an error of ours, and it is closed."""
+    def _from(self, pool: Any) -> Iterator[Connection]:
+        """Give a connection of a pool; where something fails meanwhile it is closed."""
         with self.errors():
-            raw: Any = self._pool.get_connection()  # redis-py's own types stop here
+            raw: Any = pool.get_connection()  # redis-py's own types stop here
             try:
                 yield Connection(raw, self._redis)
             except BaseException:
                 raw.disconnect()  # replies that nobody read must not be taken for the next call's
                 raise
             finally:
-                self._pool.release(raw)
+                pool.release(raw)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Give what a write needs."""
+        with self.connection() as connection:
+            yield Session(connection)
+
+    def call(self, key: bytes | str, *words: bytes | str | int) -> Any:
+        """Run a command about one key; return its answer."""
+        with self.connection(key) as connection:
+            return connection.call(*words)
+
+    def run(self, script: Script, *arguments: bytes | str | int) -> Any:
+        """Run a script about the store's own keys; return its answer."""
+        with self.connection(self.home) as connection:
+            return connection.run(script, *arguments)
+
+    def ask(self, script: Script, keys: Sequence[bytes], words: Sequence[bytes]) -> list[Any]:
+        """Run a script over records, each with its word; return the answers, one a record."""
+        with self.connection() as connection:
+            return list(
+                connection.run(script, *[part for pair in zip(keys, words, strict=True) for part in pair])
+            )
+
+    def infos(self) -> list[dict[str, str]]:
+        """Return what each server that takes writes tells of itself."""
+        with self.connection() as connection:
+            found = connection.info()
+        if found.get("cluster_enabled") == "1":
+            raise self._is_cluster()
+        return [found]
+
+    @property
+    def identity(self) -> int | None:
+        """Return what changes where a server may have lost something; None: what is `kept` of a shard tells."""
+        return None
+
+    def check(self) -> None:
+        """Look whether every server is the one it was. Raises StoreLost."""
+
+    def _is_cluster(self) -> StoreError:
+        return StoreError(f"{self.name} is a node of a cluster: write {CLUSTER_HOW}.")
+
+    # ---- errors
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -89,17 +186,78 @@ class Server:
         try:
             yield
         except error.AuthenticationError:
-            raise StoreError(f"{self.name} refuses the user or the password: {_HOW_TO_LOG_IN}.") from None
+            raise self._log_in() from None
         except (error.ConnectionError, error.TimeoutError, OSError) as failed:
-            raise StoreBusy(f"the online store {self.name} doesn't answer ({_short(failed)})") from None
-        except (error.ReadOnlyError, error.TryAgainError, error.MasterDownError) as failed:
+            raise self._away(failed) from None
+        except (error.ReadOnlyError, error.TryAgainError, error.ClusterDownError) as failed:
             raise StoreBusy(
                 f"the online store {self.name} takes no writes just now ({_short(failed)})"
             ) from None
+        except error.AskError as failed:
+            raise self._elsewhere(failed) from None
+        except error.NoPermissionError as failed:
+            raise self._not_allowed(str(failed)) from None
         except error.ResponseError as failed:
             raise self._said(str(failed)) from None
         except error.RedisError as failed:
             raise StoreError(f"the online store {self.name} failed: {_short(failed)}.") from None
+
+    def _away(self, failed: Exception) -> StoreError:
+        asked = self._why_no_master(failed)
+        if isinstance(asked, self._redis.exceptions.AuthenticationError):
+            return StoreError(
+                f"the sentinels of {self.name} refuse the user or the password: add ?sentinel_username=USER&"
+                f"sentinel_password=PASSWORD, or set {SENTINEL_PASSWORD_VARIABLE}."
+            )
+        text = str(asked or failed)
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            why = text.partition("CERTIFICATE_VERIFY_FAILED] ")[2].partition(" (_ssl")[0]
+            return StoreError(
+                f"the certificate of {self.name} is not trusted ({why}): name the authority that signed it for this "
+                "host, ?ssl_ca_certs=FILE."
+            )
+        if "CERTIFICATE_REQUIRED" in text or "HANDSHAKE_FAILURE" in text:
+            return StoreError(
+                f"{self.name} wants a certificate of its clients: add ?ssl_certfile=FILE&ssl_keyfile=FILE, signed by "
+                "an authority that it trusts."
+            )
+        if "No such file" in text and self._address.tls:
+            return StoreError(f"a certificate or key that the URI of {self.name} names is not there.")
+        return StoreBusy(f"the online store {self.name} doesn't answer ({_short(failed)})")
+
+    def _why_no_master(self, failed: Exception) -> Exception | None:
+        """Return what a sentinel answers, where none told of a master: redis-py says only that something failed."""
+        if self._address.kind != "sentinel" or type(failed).__name__ != "MasterNotFoundError":
+            return None
+        try:
+            self._pool.sentinel_manager.sentinels[0].sentinel_masters()
+        except self._redis.exceptions.RedisError as error:
+            return error
+        return None
+
+    def _elsewhere(self, failed: Exception) -> StoreError:
+        """Return what it means that a node says another one has a key."""
+        return self._is_cluster()
+
+    def _log_in(self) -> StoreError:
+        how = f"redis://USER:PASSWORD@HOST, or set {PASSWORD_VARIABLE}"
+        return StoreError(f"{self.name} refuses the user or the password: write {how}.")
+
+    def _not_allowed(self, why: str) -> StoreError:
+        at = self._address
+        why = why.partition(" script: ")[0].rstrip(".")
+        if "'sentinel|" in why:
+            user = (at.watch or {}).get("username") or "USER"
+            return StoreError(
+                f"the sentinels of {self.name} do not allow their user what they are asked ({why}): "
+                f"ACL SETUSER {user} {SENTINEL}"
+            )
+        what = "a job" if self._write else "a reader"
+        user = at.options.get("username") or "USER"
+        return StoreError(
+            f"{self.name} does not allow its user what {what} needs ({why}): "
+            f"ACL SETUSER {user} {rights(at.kind, write=self._write)}"
+        )
 
     def _said(self, text: str) -> StoreError | RefusedError:
         word, _, rest = text.partition(" ")
@@ -112,22 +270,42 @@ class Server:
             )
         if word == LOST:
             return StoreLost(f"the online store {self.name} lost what it had acknowledged ({rest})")
+        if word == NEWER:
+            return StoreLost(f"a newer job has written {rest.split(' ')[0]} in the online store {self.name}")
         if word == TYPE:
             return RefusedError(
                 f"the key {rest.split(' ')[0]} in {self.name} holds something that is not Lookback's: rename or "
                 "delete it, or name another database (redis://HOST/DB)."
             )
-        if word in ("NOAUTH", "WRONGPASS", "NOPERM"):
-            return StoreError(f"{self.name} refuses the user or the password: {_HOW_TO_LOG_IN}.")
+        if word in ("NOAUTH", "WRONGPASS"):
+            return self._log_in()
+        if word == "NOPERM" or "ACL failure in script" in text:
+            return self._not_allowed(text.partition("ACL failure in script: ")[2] or rest)
         if word == "OOM" or "maxmemory" in text:
             return StoreBusy(f"the online store {self.name} is out of memory: raise its maxmemory")
-        if word in PASSING:
-            return StoreBusy(f"the online store {self.name} takes no writes just now ({word})")
+        if word in PASSING or any(part in text for part in PASSING_IN_SCRIPTS):
+            return StoreBusy(
+                f"the online store {self.name} takes no writes just now ({text.partition(' script: ')[0]})"
+            )
         return StoreError(f"the online store {self.name} failed: {text}.")
 
     def close(self) -> None:
         """Close all connections."""
         self._pool.disconnect()
+
+
+def _sentinel_pool(module: Any, address: Address, options: dict[str, Any]) -> Any:
+    """Return connections to the master that sentinels name, asked for anew whenever one is made."""
+    from redis import sentinel as redis_sentinel
+
+    by_sentinels: Any = redis_sentinel
+    secure = {"ssl": True} if address.tls else {}
+    watch = {**options, **(address.watch or {}), **secure}
+    watch.pop("connection_class", None)
+    own = {**options, **address.options, **secure}
+    own.pop("connection_class", None)
+    sentinels = by_sentinels.Sentinel(address.nodes, sentinel_kwargs=watch)
+    return by_sentinels.SentinelConnectionPool(address.master, sentinels, **own)
 
 
 class Connection:
@@ -144,16 +322,25 @@ class Connection:
 
     def run(self, script: Script, *arguments: bytes | str | int) -> Any:
         """Run a script, loading it where the server doesn't know it; return its answer."""
+        self.ask(script, *arguments)
+        return self.told(script, *arguments)
+
+    def ask(self, script: Script, *arguments: bytes | str | int) -> None:
+        """Send a script whose answer is read later."""
         self._raw.send_command(b"EVALSHA", script.sha, 0, *arguments)
+
+    def told(self, script: Script, *arguments: bytes | str | int) -> Any:
+        """Return the answer to a script that was sent before."""
         try:
             return self._raw.read_response()
         except self._errors.NoScriptError:
-            self.load(script)
+            self.call(b"SCRIPT", b"LOAD", script.text)
             return self.call(b"EVALSHA", script.sha, 0, *arguments)
 
-    def load(self, script: Script) -> None:
-        """Make the server know a script."""
-        self.call(b"SCRIPT", b"LOAD", script.text)
+    def info(self, section: str = "default") -> dict[str, str]:
+        """Return what INFO says, by name."""
+        lines = (line.partition(":") for line in self.call("INFO", section).decode().splitlines())
+        return {name: value for name, colon, value in lines if colon}
 
     def send(self, packed: Sequence[bytes | memoryview]) -> None:
         """Send bytes that are commands already."""
@@ -164,20 +351,7 @@ class Connection:
         return self._raw.read_response()
 
 
-_HOW_TO_LOG_IN = f"write redis://USER:PASSWORD@HOST, or set {PASSWORD_VARIABLE}"
-
-
-def _without_secrets(uri: str) -> str:
-    """Return a URI as it may be shown.
-
-    >>> _without_secrets("redis://me:secret@host:7000/3?ssl_keyfile=x")
-    'redis://host:7000/3'
-    """
-    parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
 def _short(error: BaseException) -> str:
     """Return an error's words without the address that redis-py puts before them."""
     text = str(error).strip().rstrip(".") or type(error).__name__
-    return text.split(". ")[-1] if "connecting to" in text else text
+    return text.split(". ")[-1] if "connecting to" in text else text.partition(" : ")[0]

@@ -5,7 +5,8 @@ Refuses: who may write what (`redis_scripts`), the text of a value (`redis_value
 
     record  := HASH    at  "lookback:" view ":" fingerprint[:12] ":{" entity "}"
     rows    := ZSET    at  that key ":rows"          score: event time, ms;  member: row
-    entity  := key text, "%" "{" "}" as "%25" "%7B" "%7D";  over MAX_KEY_BYTES: "%sha256:" hex, text in `_key`
+    entity  := key text, "%" "{" "}" as "%25" "%7B" "%7D";  over MAX_KEY_BYTES: "%sha256:" hex, text in `_key`;
+               an empty one on a cluster: "%", since "{}" would say nothing of a slot
     row     := word{2 + width} utf8*     int64 each, big-endian with the sign bit flipped, so bytes sort as
                numbers do; a text column's word is 0, or 1 + the bytes of its text, which follow in order
     _life   := word{lives} (length:u32 utf8)*    little-endian; one text for each of the view's text lives
@@ -33,9 +34,12 @@ from lookback.windows.text_words import text_words
 
 VERSION = "1"
 PREFIX = "lookback:"
-FORMAT_KEY = "lookback:format"
-VIEWS_KEY = "lookback:views"
-SHARDING_KEY = "lookback:sharding"
+HOME, CLUSTER_HOME = (
+    PREFIX,
+    "{lookback}:",
+)  # what keys that are no record's begin with; on a cluster one node has them
+FORMAT, VIEWS, SHARDING = "format", "views", "sharding"  # their names after that
+EMPTY_TAG = b"%"  # of an entity whose key is empty, on a cluster; no other key's text is escaped to it
 MAX_KEY_BYTES = 200
 MARGIN_MS = 3_600_000  # a record is kept this much longer than anything in it can matter
 _pack: Callable[..., int] = redis_pack.pack
@@ -44,9 +48,9 @@ _NO_TEXTS = StoredTexts()
 _NO_STRINGS = strings_of([])
 
 
-def shard_key(fingerprint: str, shard: int) -> str:
+def shard_key(home: str, fingerprint: str, shard: int) -> str:
     """Return the key of a shard's owner and marks."""
-    return f"lookback:shard:{fingerprint[:12]}:{shard}"
+    return f"{home}shard:{fingerprint[:12]}:{shard}"
 
 
 def entity_part(text: str) -> bytes:
@@ -82,8 +86,9 @@ class Packed:
 class Layout:
     """What of a view decides the bytes of its records."""
 
-    def __init__(self, plan: ViewPlan) -> None:
+    def __init__(self, plan: ViewPlan, *, cluster: bool = False) -> None:
         self.plan = plan
+        self._empty_tag = EMPTY_TAG if cluster else b""
         self.values = ValueTexts(plan)
         self.texts = text_words(plan)
         self.row_words = ROW_HEAD + plan.width
@@ -98,7 +103,23 @@ class Layout:
         # None: something in a record may matter for ever, so it never expires.
         self.kept_ms = None if endless or self.reach_ms > 2**40 else self.reach_ms + MARGIN_MS
 
+    def tag(self, key: str) -> bytes:
+        """Return what stands between the braces of an entity's key."""
+        return entity_part(key) or self._empty_tag
+
     # ---- writing
+
+    def tags(self, keys: Sequence[str]) -> Strings:
+        """Return what stands between the braces of each key."""
+        joined = "".join(keys)
+        plain = joined.isascii() and not any(char in joined for char in "%{}")
+        sizes = np.fromiter(map(len, keys), np.int64, len(keys))
+        if plain and sizes.max(initial=0) <= MAX_KEY_BYTES and (sizes.min(initial=1) or not self._empty_tag):
+            ends = np.zeros(len(keys) + 1, np.int64)
+            np.cumsum(sizes, out=ends[1:])
+            blob: npt.NDArray[np.uint8] = np.frombuffer(bytearray(joined.encode() + b"\0"), np.uint8)
+            return blob, ends
+        return strings_of([self.tag(key) for key in keys])
 
     def pack(self, write: ViewWrite, limit: int, now_ms: int) -> Packed:
         """Return the records of a write; more rows than `limit` are not sent."""
@@ -114,7 +135,7 @@ class Layout:
                 self._expires(write.event_time_ms, now_ms),
             ]
         )
-        keys, long_texts = _key_strings(write.keys)
+        keys, long_texts = self.tags(write.keys), _long_texts(write.keys)
         life, texts = self._lives(write), text_strings(write.texts)
         pool = self.values.pool(write)
         cells = self._cells(write.rows)
@@ -306,15 +327,9 @@ def _bits_of(plan: ViewPlan, word: int) -> list[int]:
     ]
 
 
-def _key_strings(keys: Sequence[str]) -> tuple[Strings, Strings]:
-    """Return what stands between the braces of each key, and the texts of those that are hashed."""
-    joined = "".join(keys)
-    plain = joined.isascii() and not any(char in joined for char in "%{}")
-    if plain and max(map(len, keys), default=0) <= MAX_KEY_BYTES:
-        ends = np.zeros(len(keys) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, keys), np.int64, len(keys)), out=ends[1:])
-        blob: npt.NDArray[np.uint8] = np.frombuffer(bytearray(joined.encode() + b"\0"), np.uint8)
-        return (blob, ends), (_NO_STRINGS[0], np.zeros(len(keys) + 1, np.int64))
-    return strings_of([entity_part(key) for key in keys]), strings_of(
-        [encode(key) if is_long(key) else b"" for key in keys]
-    )
+def _long_texts(keys: Sequence[str]) -> Strings:
+    """Return the texts of those keys that are hashed."""
+    longest = max(map(len, keys), default=0)
+    if longest <= MAX_KEY_BYTES // 4 or (longest <= MAX_KEY_BYTES and "".join(keys).isascii()):
+        return _NO_STRINGS[0], np.zeros(len(keys) + 1, np.int64)
+    return strings_of([encode(key) if is_long(key) else b"" for key in keys])

@@ -6,13 +6,17 @@ that it stores (`redis_pack`).
 A script runs alone on the server, so it takes a piece of a write (`PIECE` records, about a millisecond) and
 readers get their turn between pieces. Scripts begin with `#!lua`: a server out of memory then refuses a
 script before its first command, never half-way.
+
+On a cluster the store's own keys are on one node, and a script over records takes those of its node, of any slots.
+A slot that is moving fails it at a record's first key or its second, before anything of the record is changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-OWNER, LOST, TYPE = "LOOKBACK-OWNER", "LOOKBACK-LOST", "LOOKBACK-TYPE"  # how errors of ours begin
+# How errors of ours begin.
+OWNER, LOST, TYPE, NEWER = "LOOKBACK-OWNER", "LOOKBACK-LOST", "LOOKBACK-TYPE", "LOOKBACK-NEWER"
 LUA_FEATURES = 80  # set by one call: a function of Lua's takes up to some 200 values
 
 # ARGV: job. -> the new generation, a number above all before, also above those that a failover lost
@@ -31,6 +35,13 @@ _REFUSE = """
 local function refuse(key, owner)
   local job = redis.call('ZRANGEBYSCORE', 'lookback:claims', owner, owner)[1]
   return redis.error_reply('LOOKBACK-OWNER ' .. key .. ' ' .. (job or '?'))
+end
+"""
+
+_WRONG = """
+local function wrong(key, reply)  -- what is said of a key that can't be used as ours are
+  if string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.error_reply('LOOKBACK-TYPE ' .. key) end
+  return reply
 end
 """
 
@@ -79,22 +90,24 @@ return redis.status_reply('OK')
 """
 
 # ARGV: generation, key of the shard, sequence, watermark, known, record*   (see redis_pack)
+# key of the shard: empty where another node has it; then a record says whether a newer job has written it
 # known: "1" where a record that isn't there is not to be made
 # -> the indices of the records that are stale
-_WRITE = """#!lua
+_WRITE = """#!lua flags=allow-cross-slot-keys
 local A, call, pcall, unpacked, has = ARGV, redis.call, redis.pcall, cmsgpack.unpack, string.find
 local generation, sequence, watermark, known = A[1], A[3], A[4], A[5]
-local owner = call('HGET', A[2], 'generation')
+local apart = A[2] == ''
+local owner = apart and generation or call('HGET', A[2], 'generation')
 if owner ~= generation then
   if owner and tonumber(owner) > tonumber(generation) then return refuse(A[2], owner) end
   return redis.error_reply('LOOKBACK-LOST ' .. A[2])
 end
 local counted, EXACT = tonumber(sequence), 9007199254740992  -- scores are doubles
 local stale_ones = {}
-local function emptied(rows)  -- false: they are no sorted set, so not ours
-  if type(pcall('ZCARD', rows)) == 'table' then return false end
+local function emptied(rows)  -- an error: they are no sorted set, so not ours
+  local found = pcall('ZCARD', rows)
+  if type(found) == 'table' then return found end
   call('DEL', rows)
-  return true
 end
 for i = 6, #A do
   local R = unpacked(A[i])
@@ -102,7 +115,10 @@ for i = 6, #A do
   local rows = key .. ':rows'
   local old = pcall('HMGET', key, '_sequence', '_as_of_ms', '_covers_from_ms', '_stale', '_expires_ms',
                     '_generation', '_status')
-  if old.err then return redis.error_reply('LOOKBACK-TYPE ' .. key) end
+  if old.err then return wrong(key, old) end
+  if apart and old[6] and tonumber(old[6]) > tonumber(generation) then
+    return redis.error_reply('LOOKBACK-NEWER ' .. key)
+  end
   local there = old[1]
   if there or known == '' then
     local taken = not there or (counted >= tonumber(there) and tonumber(R[3]) >= tonumber(old[2]))
@@ -117,12 +133,17 @@ for i = 6, #A do
       local gone = call('TIME')[1] * 1000 - KEPT_MS
       if covers == '' or gone > tonumber(covers) then covers = string.format('%.0f', gone) end
     end
-    if replace and not emptied(rows) then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
+    if apart and replace then  -- where its slot is on the move, rows that are deleted could not be added again
+      local found = pcall('ZCARD', key .. ':')
+      if type(found) == 'table' then return found end
+    end
+    local bad = replace and emptied(rows)
+    if bad then return wrong(rows, bad) end
     if flags ~= '' and has(flags, 's', 1, true) then stale = true end
     local fresh_rows = false
     if count > 0 and not stale then
       local added = pcall('ZADD', rows, unpack(R, FIRST, #R))
-      if type(added) == 'table' then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
+      if type(added) == 'table' then return wrong(rows, added) end
       local card = call('ZCARD', rows)
       fresh_rows = card <= count
       if card > LIMIT then
@@ -134,7 +155,8 @@ for i = 6, #A do
       end
     end
     if stale then
-      if not was_stale and not emptied(rows) then return redis.error_reply('LOOKBACK-TYPE ' .. rows) end
+      bad = not was_stale and emptied(rows)
+      if bad then return wrong(rows, bad) end
       stale_ones[#stale_ones + 1] = i - 6
     elseif covers ~= covered then
       -- A reader leaves out what covers_from hides: deleting it can wait until there is a good deal of it.
@@ -173,26 +195,35 @@ return stale_ones
 
 # ARGV: (key, how)*   how: "v" with the values, "j" rows joined to one string
 # -> for each {head fields, all fields as HGETALL gives them or false, rows, or one string of all}; or false
-READ = """#!lua flags=no-writes
+READ = (
+    "#!lua flags=no-writes,allow-cross-slot-keys"
+    + _WRONG
+    + """
 local out = {}
 for i = 1, #ARGV, 2 do
   local key, how = ARGV[i], ARGV[i + 1]
   local head = redis.pcall('HMGET', key, '_version', '_event_time_ms', '_as_of_ms', '_sequence', '_watermark_ms',
                            '_covers_from_ms', '_stale', '_key', '_life')
-  if head.err then return redis.error_reply('LOOKBACK-TYPE ' .. key) end
+  if head.err then return wrong(key, head) end
   if not head[1] then
     out[#out + 1] = false
   else
     local stale = head[7] == '1'
     local all = (stale or string.find(how, 'v', 1, true)) and redis.call('HGETALL', key) or false
     local rows = stale and {} or redis.pcall('ZRANGE', key .. ':rows', 0, -1)
-    if rows.err then return redis.error_reply('LOOKBACK-TYPE ' .. key .. ':rows') end
+    if rows.err then return wrong(key .. ':rows', rows) end
     if string.find(how, 'j', 1, true) then rows = table.concat(rows) end
     out[#out + 1] = {head, all, rows}
   end
 end
 return out
 """
+)
+
+
+def at_home(text: str, home: str) -> str:
+    """Return a script over the store's own keys, where those begin with `home`."""
+    return text.replace("'lookback:", f"'{home}")
 
 
 def write_script(
@@ -214,7 +245,8 @@ def write_script(
     def hset(parts: Sequence[str]) -> str:
         return f"call('HSET', key, {', '.join(parts)})"
 
-    text = _WRITE.replace("#!lua\n", "#!lua" + _REFUSE, 1)
+    head, _, body = _WRITE.partition("\n")
+    text = head + _REFUSE + _WRONG.lstrip("\n") + body
     for name, value in {
         "SET_ALL": hset([*every, *short]), "SET_COVERS": hset([*covers, *short]), "SET_VALUES": hset(short),
         "SET_MORE": "\n      ".join(map(hset, more)), "FIRST": str(first), "LIMIT": str(limit),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.services.valkey import Valkey
+from tests.services.valkey_cluster import Sentinels, ValkeyCluster
 
 
 def lmdb(request: pytest.FixtureRequest) -> str:
@@ -24,4 +25,21 @@ def redis(request: pytest.FixtureRequest) -> str:
     return server.uri
 
 
-ADAPTERS: dict[str, Callable[[pytest.FixtureRequest], str]] = {"lmdb": lmdb, "redis": redis}
+def cluster(request: pytest.FixtureRequest) -> str:
+    """Return the run's cluster of three masters, emptied."""
+    nodes: ValkeyCluster = request.getfixturevalue("shared_cluster")
+    nodes.flush()
+    return nodes.uri
+
+
+def sentinel(request: pytest.FixtureRequest) -> str:
+    """Return the run's master under sentinels, emptied."""
+    servers: Sentinels = request.getfixturevalue("shared_sentinels")
+    with servers.master.client() as client:
+        client.flushall()
+    return servers.uri
+
+
+ADAPTERS: dict[str, Callable[[pytest.FixtureRequest], str]] = {
+    "lmdb": lmdb, "redis": redis, "cluster": cluster, "sentinel": sentinel,
+}  # fmt: skip

@@ -180,7 +180,7 @@ def _forget(store: Any, fingerprint: str) -> None:
         "LmdbStore": lambda: store.env.writing(
             lambda txn: txn.delete(b"sharding" + fingerprint.encode(), db=store._meta(create=True))
         ),
-        "RedisStore": lambda: _call(store, "HDEL", "lookback:sharding", fingerprint),
+        "RedisStore": lambda: _call(store, "HDEL", store._home + "sharding", fingerprint),
     }
     forget[type(store).__name__]()
 

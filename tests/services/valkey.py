@@ -83,13 +83,9 @@ class Valkey:
 
     def start(self) -> None:
         """Start it; return once it answers."""
-        options = [part for name, value in self.settings.items() for part in (f"--{name}", value)]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    str(binary("valkey-server")), "--port", str(self.port), "--bind", "127.0.0.1",
-                    "--dir", str(self.folder), *options,
-                ],
+                self.command(),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent,
                 env={**os.environ, **self._environment},
             )  # fmt: skip
@@ -98,6 +94,19 @@ class Valkey:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"valkey-server did not start: {(self.folder / 'log').read_text()}")
             time.sleep(0.01)
+
+    def command(self) -> list[str]:
+        """Return what starts it."""
+        options = [part for name, value in self.settings.items() for part in (f"--{name}", value)]
+        return [
+            str(binary("valkey-server")), "--port", str(self.port), "--bind", "127.0.0.1",
+            "--dir", str(self.folder), *options,
+        ]  # fmt: skip
+
+    @property
+    def runs(self) -> bool:
+        """Return whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def _answers(self) -> bool:
         try:

@@ -19,7 +19,8 @@ from lookback.stores.redis import RedisStore
 from lookback.stores.redis_record import MARGIN_MS
 from lookback.stores.redis_writer import RedisWriter
 from lookback.windows.plan import LIFETIME, ViewPlan
-from tests.services.valkey import Valkey, free_port, running
+from tests.services.valkey import Valkey, running
+from tests.services.valkey_cluster import ValkeyCluster
 from tests.stores.build import FINGERPRINT, HOUR, Entity, plan_of, rows_of, values_of, write_of
 
 PLAN = plan_of()
@@ -209,12 +210,17 @@ def test_many_pieces_and_many_features(store: RedisStore, monkeypatch: pytest.Mo
 # ---- servers and URIs
 
 
-def test_a_cluster_is_refused(tmp_path: Path) -> None:
-    with (
-        running(tmp_path / "cluster", {"cluster-enabled": "yes", "cluster-port": str(free_port())}) as server,
-        pytest.raises(StoreError, match="Redis Cluster"),
-    ):
-        RedisStore(server.uri, write=True)
+@pytest.mark.parametrize("write", [True, False])
+def test_a_node_of_a_cluster_is_told_from_a_server(shared_cluster: ValkeyCluster, write: bool) -> None:
+    """A key that this very node has is no reason to take it for a server either."""
+    for node in shared_cluster.masters:
+        try:
+            store = RedisStore(node.uri, write=write)
+            store.versions()
+        except StoreError as error:
+            assert "is a node of a cluster: write redis+cluster://HOST:PORT" in str(error)
+        else:
+            assert not write, "which server a key is on can't matter to a writer"
 
 
 def test_a_replica_is_read_and_not_written(valkey: Valkey, tmp_path: Path) -> None:
