@@ -72,6 +72,12 @@ class Strike:
             self.world.make_room(name)
         if self.how == "SIGSTOP 30 s":
             self._send(signal.SIGCONT)
+        self._servers_again()
+
+    def _servers_again(self) -> None:
+        """Give the servers that were struck their room, and start those that ended."""
+        for name in self.servers:
+            self.world.make_room(name)
         kafka, valkey = self.world.kafka, self.world.valkey
         if "kafka" in self.victims and self._ended("kafka"):
             kafka.restart()
@@ -137,16 +143,29 @@ class Strike:
                 raise WorldError(f"the disk of {name} has {left} bytes left")
 
     def _full(self) -> None:
-        if "state" in self._disks():
-            wait(self._job_full, "word of the full disk")
-            if FULL_SAID not in self.run.said():
-                raise WorldError(f"the job ended without a word of the full disk: {self.run.said()}")
-            self.seen.append("the job said that its disk is full")
         if "valkey" in self.victims:
             self.seen.append(f"valkey: {wait(self._valkey_full, 'Valkey refusing a write')}")
         if "kafka" in self.victims:
             self.seen.append(f"kafka: {wait(self._kafka_full, 'Kafka failing on its disk')}")
+        if "state" in self._disks():
+            self._see_job_full()
         time.sleep(MEET_SECONDS)
+
+    def _see_job_full(self) -> None:
+        """Wait for the job's word of its own disk.
+
+        A job that stands at a write to a server that is gone waits for it, and needs no disk meanwhile: after a time
+        the servers come back, and only its own disk stays full.
+        """
+        begun = time.monotonic()
+        while not self._job_full() and time.monotonic() - begun < MEET_SECONDS:
+            time.sleep(0.01)
+        if self.servers and not self._job_full():
+            self._servers_again()
+        wait(self._job_full, "word of the full disk")
+        if FULL_SAID not in self.run.said():
+            raise WorldError(f"the job ended without a word of the full disk: {self.run.said()}")
+        self.seen.append("the job said that its disk is full")
 
     def _job_full(self) -> bool:
         self.world.fill("state")

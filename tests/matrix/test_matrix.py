@@ -17,7 +17,7 @@ from tests.matrix import count, switches
 from tests.matrix.cells import Cell, cover, impossible_pairs, possible
 from tests.matrix.check import judge_entity
 from tests.matrix.events import PARTITIONS, make_events
-from tests.matrix.experiment import Experiment
+from tests.matrix.experiment import Experiment, Outcome
 from tests.matrix.world import World, a_world, skip_reason
 
 MATRIX_SEED = int(os.environ.get("LOOKBACK_MATRIX_SEED", str(SEED)))
@@ -76,13 +76,23 @@ def test_some_cells(world: World) -> None:
     """Cells of the cover, chosen by the seed; stalls of 30 s are left to the whole matrix."""
     cells = [cell for cell in cover(MATRIX_SEED) if cell.how != "SIGSTOP 30 s"]
     chosen = random.Random(MATRIX_SEED).sample(cells, CELLS)
+    again = f"LOOKBACK_MATRIX_SEED={MATRIX_SEED} LOOKBACK_MATRIX_CELLS={CELLS}"
     for cell in chosen:
         outcome = Experiment(world, cell, MATRIX_SEED, EVENTS).run()
-        again = f"LOOKBACK_MATRIX_SEED={MATRIX_SEED} LOOKBACK_MATRIX_CELLS={CELLS}"
-        print(
-            f"{outcome.verdict}: {cell.name} at {outcome.at}, {outcome.seen}, {outcome.seconds:.0f} s ({again})"
-        )
-        assert outcome.verdict == "pass", (cell.name, outcome, again)
+        _tell(outcome, again)
+        if outcome.verdict == "error":  # the strike was not seen: nothing is proved, so it is done again
+            outcome = Experiment(world, cell, MATRIX_SEED, EVENTS).run()
+            _tell(outcome, again)
+        assert outcome.verdict == "pass", (cell.name, outcome.problems, again)
+
+
+def _tell(outcome: Outcome, again: str) -> None:
+    cell = outcome.cell
+    print(
+        f"{outcome.verdict}: {cell.name} at {outcome.at}, {outcome.seen}, {outcome.seconds:.0f} s ({again})"
+    )
+    for problem in outcome.problems[:3]:
+        print(problem)
 
 
 @pytest.mark.parametrize("name", [random.Random(MATRIX_SEED).choice(list(switches.SWITCHES))])
