@@ -22,7 +22,7 @@ from tests.recovery.conftest import Undisturbed, assert_right, dead_letters
 from tests.recovery.events import TOPIC, make_archive, write_definition
 from tests.recovery.job import Job, Run
 from tests.recovery.served import Poller, picture
-from tests.recovery.test_kills import STEPS
+from tests.recovery.test_kills import every_step
 from tests.services.kafka import Broker, Sent
 from tests.services.valkey import Valkey
 
@@ -98,11 +98,9 @@ def test_the_topic_gives_what_its_archive_gives(
 
 def test_kills_at_every_step(kafka: Broker, new_job: Callable[..., Job], on_topic: Undisturbed) -> None:
     """After each kill the published offsets are at or below what is durable."""
-    plan = list(STEPS)
-    random.Random(SEED).shuffle(plan)
     job = new_job(options=("--clock", "event"))  # by the wall clock a job that ends refreshes nothing
     with Poller(job.uri, job.definition, job.archive) as poller:
-        for point in plan:
+        for point in every_step(SEED):
             job.kill_at(point)
             durable = {part_name(part): place["offset"] for part, place in source_places(job.state).items()}
             if job.kills.index(point) == 0:

@@ -14,8 +14,16 @@ from tests.recovery.served import Poller, picture
 
 STEPS = [
     "1-before:60", "1-after:90", "2-before:9", "2-after:6", "3-before:40",
-    "3-after:30", "4-before:3", "4-after:40", "2-refresh:9",
+    "3-after:30", "4-before:3", "4-after:40",
 ]  # fmt: skip
+LAST = "2-refresh:9"  # an archive is refreshed at its end, where little is left for another kill
+
+
+def every_step(seed: int) -> list[str]:
+    """Return every kill point once, in an order of the seed's."""
+    plan = list(STEPS)
+    random.Random(seed).shuffle(plan)
+    return [*plan, LAST]
 
 
 def finish(job: Job, plan: list[str], undisturbed: Undisturbed, done: int = 0) -> None:
@@ -35,9 +43,7 @@ def finish(job: Job, plan: list[str], undisturbed: Undisturbed, done: int = 0) -
 def test_every_commit_step(
     new_job: Callable[..., Job], undisturbed: Undisturbed, store_uri: str, round_: int
 ) -> None:
-    plan = list(STEPS)
-    random.Random(SEED + round_).shuffle(plan)
-    finish(new_job(seed=SEED + round_, server=store_uri), plan, undisturbed)
+    finish(new_job(seed=SEED + round_, server=store_uri), every_step(SEED + round_), undisturbed)
 
 
 def test_a_second_kill_while_the_first_is_caught_up(
@@ -78,7 +84,7 @@ def test_two_workers_anywhere(
         for number in range(3):
             job.epoch = dice.choice(["50ms", "300ms", "2s"])
             job.kill_somewhere(dice, parent=number == 1)
-        job.kill_at(dice.choice(STEPS))
+        job.kill_at(dice.choice([*STEPS, LAST]))
         job.workers, job.jitter_rows = 1, None  # the count of workers may change
         job.finish()
     assert len(job.kills) == 4
