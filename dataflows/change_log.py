@@ -48,7 +48,7 @@ PATIENCE_SECONDS = 10.0  # of a job that is to stop, for a log that takes nothin
 
 
 class ChangeLog:
-    """One worker's. `open` and `commit` are called by its shards, `close` at its end; all by the dataflow's thread."""
+    """One worker's. `open`, `entry` and `committed` are called by its shards, `close` at its end; all by the dataflow's thread."""
 
     def __init__(self, settings: Settings, views: Sequence[View], board: Board, worker: int) -> None:
         self._topic = _topic(settings, _sender(settings, worker))
@@ -208,6 +208,7 @@ class Teller:
         self._log = log
         self._outbox = outbox
         self._updates: list[list[Updates]] = [[] for _ in range(views)]
+        self._entry: bytes | None = None  # of a commit that is under way
 
     def held(self, index: int, keys: Iterable[str]) -> None:
         """Note that rows of these entities are in the state, and nothing is written before the mark is passed."""
@@ -240,13 +241,17 @@ class Teller:
         for i in np.flatnonzero(updates.as_of_ms > updates.event_time_ms).tolist():
             told_ms[updates.keys[i]] = int(updates.as_of_ms[i])
 
-    def commit(self, commit: Callable[[bytes | None], None]) -> None:
-        """Call what commits the shard, with the outbox's entry, and send that once it is durable."""
-        entry = self._log.entry(self._updates)
-        commit(entry)
+    def entry(self) -> bytes | None:
+        """Return what the outbox is to keep of what was written since the last commit."""
+        self._entry = self._log.entry(self._updates)
         self._updates = [[] for _ in self._updates]
-        if entry is not None:
-            self._log.committed(self._outbox, entry)
+        return self._entry
+
+    def committed(self) -> None:
+        """Send that entry: it is durable."""
+        if self._entry is not None:
+            self._log.committed(self._outbox, self._entry)
+        self._entry = None
 
 
 def fence_past(settings: Settings, say: Callable[[str], None]) -> None:

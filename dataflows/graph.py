@@ -32,6 +32,7 @@ from dataflows.store_waits import store_waits
 from dataflows.telemetry.meters import FILE as METERS
 from dataflows.telemetry.meters import MeterFile, Meters
 from dataflows.telemetry.trace import wanted
+from dataflows.together import Together
 from dataflows.training_rows import Rows, rows_of
 from dataflows.unfenced import UnfencedWriter
 from lookback.definition import Definition, View, load
@@ -131,10 +132,12 @@ def _live(settings: Settings, views: list[View], worker: int, items: Any, meters
     open_writer = _writer(settings, views, waits, meters)
     lateness_ms = max(view.stream.lateness_ms for view in views)
     log = _change_log(settings, views, board, worker)
+    together = Together()
 
     def shard(pointer: tuple[int, int] | None) -> LiveShard:
         return LiveShard(
-            settings, specs(views), board, worker, open_writer, waits, budget, pointer, lateness_ms, meters, log
+            settings, specs(views), board, worker, open_writer, waits, budget, pointer, lateness_ms, meters, log,
+            together,
         )  # fmt: skip
 
     values = op.stateful_batch("shard", items, shard)

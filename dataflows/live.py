@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from dataflows.refresh import Refresher
 from dataflows.route import I64, Chunk, Item
 from dataflows.settings import Settings
 from dataflows.telemetry.meters import APPLY, COMMIT_STATE, EMIT, Meters
+from dataflows.together import Together
 from lookback.errors import RefusedError
 from lookback.stores.base import AS_OF, SEQUENCE, StoreWriter, ViewWrite, row_limit
 from lookback.windows.log import Values
@@ -62,6 +62,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         lateness_ms: int,
         meters: Meters | None = None,
         log: ChangeLog | None = None,
+        together: Together | None = None,
     ) -> None:
         self._settings = settings
         self._specs = views
@@ -75,6 +76,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         self._meters = meters or Meters.unheard([view.fingerprint for view in views])
         self._log = log
         self._teller: Teller | None = None  # where there is a change log
+        self._together = together or Together()
         self._shard: Shard | None = None
         self._trace = 0  # of a batch of this wave, where one is traced
         self.shard_number: int | None = None  # for the note of a failure
@@ -90,6 +92,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             self._open(values[0].shard)
         shard = self._shard
         assert shard is not None
+        self._together.at_work(self)
         if self._committed:
             # The first batch after a commit proves that commit's epoch durable on all workers.
             self._committed = False
@@ -124,18 +127,37 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             assert self._pointer is not None  # woken before any batch of this run: the old pointer stands
             return self._pointer
         began_ns = time.perf_counter_ns()
-        self._keep_room()
-        commit = partial(self._shard.commit, self._wait_for_room, self._settled_ms(self._shard))
-        if self._teller is None:
-            commit()
-        else:
-            self._teller.commit(commit)
-        self._board.waiting[self._worker] = 0
-        self._committed = True
-        self._bound(self._shard, dirty=False)
+        self._together.commit(self)
         self._meters.since(COMMIT_STATE, began_ns)
-        self._meters.committed(self._shard, [catchup is not None for catchup in self._waiting])
+        self._committed = True
         return self._shard.pointer()
+
+    @guarded
+    def begin_commit(self) -> Callable[[], None]:
+        """Write the shard's batch; return what makes it durable, for another thread to call."""
+        shard = self._shard
+        assert shard is not None
+        self._keep_room()
+        entry = None if self._teller is None else self._teller.entry()
+        shard.begin_commit(self._wait_for_room, self._settled_ms(shard), entry)
+        return self._sync
+
+    @guarded
+    def _sync(self) -> None:
+        assert self._shard is not None
+        self._shard.sync(self._wait_for_room)
+
+    @guarded
+    def end_commit(self) -> None:
+        """Go on: the batch is durable."""
+        shard = self._shard
+        assert shard is not None
+        shard.end_commit()
+        if self._teller is not None:
+            self._teller.committed()
+        self._board.waiting[self._worker] = 0
+        self._bound(shard, dirty=False)
+        self._meters.committed(shard, [catchup is not None for catchup in self._waiting])
 
     def _open(self, number: int) -> None:
         settings = self._settings

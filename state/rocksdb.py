@@ -1,6 +1,7 @@
 """One shard's RocksDB: the only importer of rocksdict.
 
-Owns: opening (never creating by accident), batched reads, one synced batch a commit, disk-full recovery.
+Owns: opening (never creating by accident), batched reads, one synced batch a commit (at once, or begun and
+finished), disk-full recovery.
 A handle that saw ENOSPC stays dead, so a failed write reopens the database and tries the same batch again.
 """
 
@@ -86,10 +87,13 @@ class Database:
         self._read_only = read_only
         self._block_cache = block_cache
         self._write_buffer_bytes = write_buffer_bytes
-        self._write = WriteOptions()
+        self._durable = durable
+        self._begun: Sequence[Put] = ()
+        self._write, self._write_unsynced = WriteOptions(), WriteOptions()
         if durable:
             self._write.sync = True
         else:
+            self._write = self._write_unsynced
             self._write.disable_wal = True  # type: ignore[method-assign, assignment]  # a property; its stub is wrong
         if not create and not (path / "CURRENT").exists():
             raise StateRefused(
@@ -146,6 +150,30 @@ class Database:
         While the disk is full, reopens the database and tries again each second, calling `wait` with a
         sentence each time; `wait` may raise to give up (the batch is then not written).
         """
+        self._write_with(self._write, puts, wait)
+
+    def begin(self, puts: Sequence[Put], wait: Callable[[str], None] | None = None) -> None:
+        """Do as `write`, but leave it to `finish` to make the batch durable."""
+        self._write_with(self._write_unsynced, puts, wait)
+        self._begun = puts
+
+    def finish(self, wait: Callable[[str], None] | None = None) -> None:
+        """Make durable what was begun; other threads run meanwhile, and this may be called by one of them."""
+        puts, self._begun = self._begun, ()
+        if not self._durable:
+            return
+        try:
+            self._db.flush_wal(sync=True)
+        except Exception as error:
+            self._refuse_unless_full(error)
+            self._wait_for_room(
+                wait
+            )  # what the log has of the batch is there again: to write it twice changes nothing
+            self.write(puts, wait)
+
+    def _write_with(
+        self, options: WriteOptions, puts: Sequence[Put], wait: Callable[[str], None] | None
+    ) -> None:
         while True:
             batch = WriteBatch(raw_mode=True)
             for key, value in puts:
@@ -154,14 +182,15 @@ class Database:
                 else:
                     batch.put(key, value)
             try:
-                self._db.write(batch, self._write)
+                self._db.write(batch, options)
                 return
             except Exception as error:
-                if not is_full(error):
-                    raise StateError(
-                        f"the state shard {self.path} can't be written ({_short(error)})"
-                    ) from error
+                self._refuse_unless_full(error)
             self._wait_for_room(wait)
+
+    def _refuse_unless_full(self, error: Exception) -> None:
+        if not is_full(error):
+            raise StateError(f"the state shard {self.path} can't be written ({_short(error)})") from error
 
     def _wait_for_room(self, wait: Callable[[str], None] | None) -> None:
         message = f"no space left for the state at {self.path}: make room; the job waits and then goes on"

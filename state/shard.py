@@ -23,7 +23,7 @@ from state.errors import StateRefused
 from state.outbox import Outbox
 from state.rocksdb import Database, Put
 from state.timers import MOST_LATE_MS
-from state.view import ViewState
+from state.view import I64, ViewState
 
 FORMAT = 1
 
@@ -72,6 +72,7 @@ class Shard:
         self.epoch = 0
         self.outbox: Outbox | None = None  # what is still to be told, where the job has a change log
         self._outbox_kept: dict[str, Any] = {}
+        self._writing: list[I64] = []  # the slots of each view that a commit under way writes
         self._restore()
 
     def _check(self, shard: int, shards: int, views: Sequence[ViewSpec]) -> None:
@@ -144,10 +145,21 @@ class Shard:
         settled_ms: no event before it will be accepted any more; entities that nobody can need then go.
         wait: called while the disk is full (see `Database.write`). entry: what the outbox is to hold of this commit.
         """
+        self.begin_commit(wait, settled_ms, entry)
+        self.sync(wait)
+        self.end_commit()
+
+    def begin_commit(
+        self,
+        wait: Callable[[str], None] | None = None,
+        settled_ms: int = -(2**62),
+        entry: bytes | None = None,
+    ) -> None:
+        """Write the batch; it is durable after `sync`, which another thread may call, and counts after `end_commit`."""
         faults.reach("3-before", self.shard)
         puts: list[Put] = []
-        slots = [view.dirty_slots() for view in self.views]
-        for view, dirty in zip(self.views, slots, strict=True):
+        self._writing = [view.dirty_slots() for view in self.views]
+        for view, dirty in zip(self.views, self._writing, strict=True):
             puts.extend(view.puts(dirty))
             # What is still to be refreshed is needed until then.
             puts.extend(view.expired(min(settled_ms, view.timers.through_ms - MOST_LATE_MS)))
@@ -160,9 +172,17 @@ class Shard:
             faults.reach("3-torn", self.shard)
             self._db.write(puts, wait)
         else:
-            self._db.write([*puts, *self._commit_record()], wait)
-        for view, dirty in zip(self.views, slots, strict=True):
+            self._db.begin([*puts, *self._commit_record()], wait)
+
+    def sync(self, wait: Callable[[str], None] | None = None) -> None:
+        """Make the batch durable."""
+        self._db.finish(wait)
+
+    def end_commit(self) -> None:
+        """Take what was written as stored."""
+        for view, dirty in zip(self.views, self._writing, strict=True):
             view.stored(dirty)
+        self._writing = []
         faults.reach("3-after", self.shard)
 
     def _commit_record(self) -> list[Put]:
