@@ -48,7 +48,10 @@ PATIENCE_SECONDS = 10.0  # of a job that is to stop, for a log that takes nothin
 
 
 class ChangeLog:
-    """One worker's. `open`, `entry` and `committed` are called by its shards, `close` at its end; all by the dataflow's thread."""
+    """One worker's.
+
+    `open`, `entry` and `committed` are called by its shards, `close` at its end; all by the dataflow's thread.
+    """
 
     def __init__(self, settings: Settings, views: Sequence[View], board: Board, worker: int) -> None:
         self._topic = _topic(settings, _sender(settings, worker))

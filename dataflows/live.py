@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -397,20 +398,18 @@ class _Catchup:
 
 def _insert(view: ViewState, chunks: list[tuple[Chunk, slice]]) -> Change:
     """Insert what a wave has for a view, of all partitions at once."""
-    keys, index = chunks[0][0].keys, None
+    keys, starts = chunks[0][0].keys, [0]
     if len(chunks) > 1:
-        found = pa.concat_arrays([pa.array(chunk.keys) for chunk, _ in chunks]).dictionary_encode()
-        keys, index = found.dictionary, found.indices.to_numpy()
-    sizes = [len(chunk.position) - fresh.start for chunk, fresh in chunks]
-    rows = np.empty((ROW_HEAD + view.plan.width, sum(sizes)), np.int64)
-    codes, start, row = np.empty(sum(sizes), np.int64), 0, 0
-    for (chunk, fresh), size in zip(chunks, sizes, strict=True):
-        mine = slice(row, row + size)
-        code = chunk.code[fresh]
-        codes[mine] = code if index is None else index[code + start]
-        rows[0, mine], rows[1, mine] = chunk.time_ms[fresh], chunk.position[fresh]
-        rows[ROW_HEAD:, mine] = view.intern(chunk.texts, chunk.values[:, fresh])
-        start, row = start + len(chunk.keys), row + size
+        keys = pa.concat_arrays([pa.array(chunk.keys) for chunk, _ in chunks])
+        starts = [0, *accumulate(len(chunk.keys) for chunk, _ in chunks)]
+    codes = np.concatenate(
+        [chunk.code[fresh] + start for (chunk, fresh), start in zip(chunks, starts, strict=False)]
+    )
+    rows = np.empty((ROW_HEAD + view.plan.width, len(codes)), np.int64)
+    np.concatenate([chunk.time_ms[fresh] for chunk, fresh in chunks], out=rows[0])
+    np.concatenate([chunk.position[fresh] for chunk, fresh in chunks], out=rows[1])
+    values = [view.intern(chunk.texts, chunk.values[:, fresh]) for chunk, fresh in chunks]
+    np.concatenate(values, axis=1, out=rows[ROW_HEAD:])
     slots = view.slots(keys)[codes]
     view.apply(slots, rows[0], rows[1], rows[ROW_HEAD:])
     return slots, rows

@@ -11,6 +11,7 @@ A dict of Python strings takes half a microsecond and 120 bytes a key; this take
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]
 
 EMPTY, GONE = -1, -2
+FEW = 64  # keys whose texts are made without Arrow, which costs more to ask
 _LOW = 0xFFFFFFFF
 _FAR, _NEAR = 16, 8  # how many keys ahead the table, and the place of what it holds, are fetched
 
@@ -204,6 +206,9 @@ class KeyTable:
         np.cumsum(places[:, 1] - places[:, 0], out=offsets[1:])
         found = np.empty(offsets[-1], np.uint8)
         copy_keys(slots, self._places, self._blob, offsets, found)
+        if len(slots) < FEW:
+            data = found.tobytes()
+            return [data[start:end].decode() for start, end in pairwise(offsets.tolist())]
         texts = pa.StringArray.from_buffers(len(slots), pa.py_buffer(offsets), pa.py_buffer(found))
         return list(texts.to_pylist())
 

@@ -75,14 +75,18 @@ class ViewState:
     # --- finding -----------------------------------------------------------------------------------------
 
     def slots(self, texts: Keys) -> I64:
-        """Return the slots of these entities, reading those not in memory; a new one gets an empty log."""
+        """Return the slots of these entities, reading those not in memory; a new one gets an empty log.
+
+        An entity may be named more than once.
+        """
         slots = self._keys.find(texts)
         missing = np.flatnonzero(slots < 0)
         self.lookups += len(slots)
         self.misses += len(missing)
         if len(missing):
             new = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
-            slots[missing] = self._load(new.take(pa.array(missing)))
+            each = new.take(pa.array(missing)).dictionary_encode()
+            slots[missing] = self._load(each.dictionary)[each.indices.to_numpy()]
         self._tick += 1
         self._used[slots] = self._tick
         return slots
@@ -149,14 +153,16 @@ class ViewState:
 
         position: of one source partition, offsets increasing. The rows at or below it were counted before.
         """
-        offset = position & MAX_OFFSET
-        first = int(np.searchsorted(offset, self.applied.get(part, -1), "right"))
+        applied = self.applied.get(part, -1)
+        first, count = 0, len(position)
+        if count and int(position[0]) & MAX_OFFSET <= applied:
+            first = int(np.searchsorted(position & MAX_OFFSET, applied, "right"))
         if faults.off("offset_dedupe"):
             first = 0  # a test's switch: what was counted counts again
-        if first < len(offset):
-            self.applied[part] = max(self.applied.get(part, -1), int(offset[-1]))
-            self.sequence += len(offset) - first
-            self.counted += len(offset) - first
+        if first < count:
+            self.applied[part] = max(applied, int(position[-1]) & MAX_OFFSET)
+            self.sequence += count - first
+            self.counted += count - first
         return slice(first, None)
 
     def apply(self, slots: I64, time_ms: I64, position: I64, values: I64) -> None:

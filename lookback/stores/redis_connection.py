@@ -34,6 +34,8 @@ TIMEOUT_SECONDS = 5.0  # without an answer; then the call may be made again
 CONNECT_SECONDS = 2.0
 RETRIES = 3  # of a connection, with jitter, before a call says that the store is busy
 OLDEST = (7, 0)
+# Less is held back: each time something is sent this thread waits for the interpreter, which another one is using.
+SEND_BYTES = 16 << 10
 # How errors of a server begin that time or an operator mends, beside those that redis-py has a class for.
 PASSING = ("READONLY", "BUSY", "NOREPLICAS", "MISCONF")
 # What scripts say on a node of a cluster that time mends: slots on the move, masters that are gone.
@@ -314,6 +316,8 @@ class Connection:
     def __init__(self, raw: Any, module: Any) -> None:
         self._raw = raw
         self._errors = module.exceptions
+        self._held: list[bytes | memoryview] = []
+        self._held_bytes = 0
 
     def call(self, *words: bytes | str | int) -> Any:
         """Run a command; return its answer."""
@@ -343,12 +347,21 @@ class Connection:
         return {name: value for name, colon, value in lines if colon}
 
     def send(self, packed: Sequence[bytes | memoryview]) -> None:
-        """Send bytes that are commands already."""
-        self._raw.send_packed_command(packed)
+        """Send bytes that are commands already: now if they are many, else at the latest when one is to be answered."""
+        self._held += packed
+        self._held_bytes += sum(map(len, packed))
+        if self._held_bytes >= SEND_BYTES:
+            self._send_held()
 
     def answer(self) -> Any:
         """Return the answer to the oldest command that has none yet."""
+        if self._held:
+            self._send_held()
         return self._raw.read_response()
+
+    def _send_held(self) -> None:
+        held, self._held, self._held_bytes = self._held, [], 0
+        self._raw.send_packed_command([b"".join(held)])
 
 
 def _short(error: BaseException) -> str:
