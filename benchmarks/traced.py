@@ -30,8 +30,8 @@ PARTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("lookback.windows.log", f"ViewLog.{name}")
         for name in ("apply", "apply_evaluate", "evaluate_newest", "export", "load", "compact")
     ),
-    "state": (("state.shard", "Shard.commit"), ("state.shard", "Shard.evict")),
-    "state: RocksDB": (("state.rocksdb", "Database.write"), ("state.rocksdb", "Database.get_many")),
+    "state": tuple(("state.shard", f"Shard.{name}") for name in ("begin_commit", "end_commit", "evict")),
+    "state: RocksDB": tuple(("state.rocksdb", f"Database.{name}") for name in ("begin", "write", "get_many")),
     "store": (
         ("lookback.stores.lmdb_writer", "LmdbWriter.write"),
         ("lookback.stores.redis_writer", "RedisWriter.send"),
@@ -47,7 +47,7 @@ PARTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("connectors.training", "TrainingWriter.close"),
     ),
 }
-COMMIT = ("Shard.commit", "LmdbWriter.flush", "RedisWriter.flush")
+COMMIT = ("Shard.begin_commit", "Shard.end_commit", "LmdbWriter.flush", "RedisWriter.flush")
 SAME_COMMIT_SECONDS = 0.1  # commits of shards closer than this belong to one epoch
 
 
