@@ -351,17 +351,18 @@ class Connection:
         self._held += packed
         self._held_bytes += sum(map(len, packed))
         if self._held_bytes >= SEND_BYTES:
-            self._send_held()
+            self.flush()
 
     def answer(self) -> Any:
         """Return the answer to the oldest command that has none yet."""
-        if self._held:
-            self._send_held()
+        self.flush()
         return self._raw.read_response()
 
-    def _send_held(self) -> None:
-        held, self._held, self._held_bytes = self._held, [], 0
-        self._raw.send_packed_command([b"".join(held)])
+    def flush(self) -> None:
+        """Send what is held back."""
+        if self._held:
+            held, self._held, self._held_bytes = self._held, [], 0
+            self._raw.send_packed_command([b"".join(held)])
 
 
 def _short(error: BaseException) -> str:

@@ -202,6 +202,8 @@ class RedisWriter:
                 # In one go: between two sends this thread would wait for the interpreter, and the server for it.
                 route.connection.send([b"".join(parts)])
             read(AHEAD)
+        for connection, _, _ in unread:
+            connection.flush()  # of each node of a cluster, before the first is waited for
         read(0)
         return [np.concatenate(found) if found else _NONE for found in stale]
 
