@@ -124,6 +124,7 @@ def run(
     workers: options.Workers = 1,
     until_end: options.UntilEnd = False,
     clock: options.RefreshClock = None,
+    shards: options.NewShards = None,
     epoch: options.Epoch = "1s",
     cache_bytes: options.CacheBytes = "256MiB",
     dead_letters: options.DeadLetters = None,
@@ -142,11 +143,14 @@ def run(
 
     Stop it with Ctrl-C or SIGTERM: the last epoch is committed, and the same command goes on from there.
     """
+    from dataflows.board import SHARDS as MOST_SHARDS
     from dataflows.live_job import run as run_job
     from dataflows.live_round import LiveOptions
 
     begin(as_json=arguments.log_is_json(log))
     arguments.within("--workers", workers, 1, MOST_WORKERS)
+    if shards is not None:
+        arguments.within("--shards", shards, 1, MOST_SHARDS)
     definition = load(features)
     epoch_ms = arguments.epoch_ms_of(epoch)
     outcome = run_job(
@@ -156,6 +160,7 @@ def run(
             store=store,
             state=state,
             workers=workers,
+            shards=shards,
             epoch_ms=epoch_ms,
             cache_bytes=arguments.size_bytes(cache_bytes),
             dead_letters=dead_letters,

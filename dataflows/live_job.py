@@ -115,8 +115,9 @@ def _run(definition: Definition, options: LiveOptions, told: Telemetry, lead: Le
     if not options.accept_lost_state:
         check_state_is_there(definition, options.store, options.state, parts)
     folder = StateFolder(
-        options.state, definition, source.identity, [part.id for part in parts], elsewhere=lead is not None
-    )
+        options.state, definition, source.identity, [part.id for part in parts],
+        shards=options.shards, elsewhere=lead is not None,
+    )  # fmt: skip
     try:
         if lead is not None:
             lead.level(folder)

@@ -51,6 +51,7 @@ class LiveOptions:
     store: str
     state: Path
     workers: int = 1
+    shards: int | None = None  # of a new state; None: SHARDS, or as many as there are
     epoch_ms: int = 1000
     cache_bytes: int = 256 << 20
     dead_letters: str | Path | None = None  # a folder, or a topic as kafka://HOST:PORT/TOPIC
@@ -120,6 +121,7 @@ def agreed_by(definition: Definition, options: LiveOptions, pods: Pods) -> dict[
         "--dead-letters": public(str(options.dead_letters)),
         "--peers": ",".join(f"{host}:{port}" for host, port in pods.peers),
         "--workers": str(pods.workers),
+        "--shards": str(options.shards),
         "--epoch": str(options.epoch_ms),
         "--cache-bytes": str(options.cache_bytes),
         "--clock": str(options.clock),

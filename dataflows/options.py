@@ -76,6 +76,15 @@ RefreshClock = Annotated[
         show_default=False,
     ),
 ]
+NewShards = Annotated[
+    int | None,
+    typer.Option(
+        "--shards",
+        help="How many shards a new state has, 1 to 64: few for fresh values, many for many workers; "
+        "`reshard` changes it.",
+        show_default="32",
+    ),
+]
 Epoch = Annotated[str, typer.Option(help="Time between commits, such as 1s or 200ms.")]
 DeadLetters = Annotated[
     str | None,

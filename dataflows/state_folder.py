@@ -28,7 +28,7 @@ from dataflows.board import SHARDS as MOST_SHARDS
 from dataflows.placement import shard_keys
 from dataflows.settings import SHARDS
 from lookback.definition import Definition
-from lookback.errors import LookbackError, RefusedError
+from lookback.errors import LookbackError, RefusedError, UsageError
 from state import faults
 from state.shard import ViewSpec, create_shard
 
@@ -50,15 +50,18 @@ class StateFolder:
         source: str,
         parts: Sequence[str],
         *,
+        shards: int | None = None,
         elsewhere: bool = False,
     ) -> None:
         """Make the folder where there is none, else check it. Raises RefusedError where it doesn't fit.
 
-        elsewhere: shards may be on the volumes of other pods.
+        shards: how many there are to be; None: SHARDS in a new state, else as many as it has. elsewhere: shards may
+        be on the volumes of other pods.
         """
         self.path = path
         self._elsewhere = elsewhere
-        self.shards = SHARDS
+        self._wanted = shards
+        self.shards = shards or SHARDS
         self._views = {view.name: view.fingerprint for view in definition.views.values()}
         self._specs = [ViewSpec(v.name, v.fingerprint, v.plan) for v in definition.views.values()]
         try:
@@ -88,9 +91,10 @@ class StateFolder:
                 f"{self.path} is not empty ({', '.join(sorted(strangers)[:3])}) and holds no state: "
                 "name a fresh --state"
             )
-        for shard in range(self.shards):
+        for left in self.path.glob("shard-*"):
             # What a crash while making left is not known to be whole: nothing was counted in it yet.
-            shutil.rmtree(self.path / f"shard-{shard:02d}", ignore_errors=True)
+            shutil.rmtree(left)
+        for shard in range(self.shards):
             create_shard(self.path / f"shard-{shard:02d}", shard, self.shards, self._specs)
             faults.reach("0-make", shard)
         recovery = self.path / "recovery"
@@ -118,6 +122,11 @@ class StateFolder:
     def _check(self, source: str, parts: Sequence[str]) -> None:
         meta = read_meta(self.path)
         shards, known = meta["shards"], set(meta["parts"])
+        if self._wanted not in (None, shards):
+            raise UsageError(
+                f"--shards {self._wanted}: the state {self.path} has {shards}; leave the option out, or make a state "
+                f"of {self._wanted} with `lookback reshard {self.path} --shards {self._wanted} --out NEW`"
+            )
         self.shards, self.id = shards, meta["id"]
         self.job, self.resharded = meta.get("job", self.id), meta.get("resharded", {})
         self._check_views(meta["views"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dataflows.state_folder import StateFolder
-from lookback import RefusedError
+from lookback import RefusedError, UsageError
 from lookback.definition import Definition, loads
 
 TEXT = """
@@ -51,6 +51,31 @@ def test_what_a_crash_left_half_made_is_made_anew(definition: Definition, state:
     shutil.rmtree(state / "shard-31")
     StateFolder(state, definition, SOURCE, PARTS).close()
     assert (state / "shard-31" / "CURRENT").exists()
+
+
+def test_as_many_shards_as_asked_for(definition: Definition, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    StateFolder(path, definition, SOURCE, PARTS, shards=5).close()
+    assert len(list(path.glob("shard-*"))) == 5
+    for shards in (None, 5):
+        again = StateFolder(path, definition, SOURCE, PARTS, shards=shards)
+        assert (again.shards, len(again.keys)) == (5, 5)
+        again.close()
+    with pytest.raises(
+        UsageError, match=f"--shards 8: .* has 5; .*`lookback reshard {path} --shards 8 --out NEW`"
+    ):
+        StateFolder(path, definition, SOURCE, PARTS, shards=8)
+    StateFolder(path, definition, SOURCE, PARTS).close()  # it let go of the folder
+
+
+def test_a_start_of_more_shards_that_broke_off_leaves_none_behind(
+    definition: Definition, state: Path
+) -> None:
+    (state / "state.json").unlink()
+    folder = StateFolder(state, definition, SOURCE, PARTS, shards=8)
+    folder.close()
+    assert len(list(state.glob("shard-*"))) == 8
+    StateFolder(state, definition, SOURCE, PARTS).close()
 
 
 def test_two_jobs_on_one_state(definition: Definition, state: Path) -> None:

@@ -39,3 +39,26 @@ def test_a_job_goes_on_with_seven_shards(on_topic: Undisturbed, server: Valkey, 
     assert_right(poller.checker)
     assert picture(job.definition, job.uri, job.archive) == on_topic.picture
     assert dead_letters(job) == on_topic.letters
+
+
+@pytest.mark.parametrize("shards", [1, 8, 64])
+def test_a_job_begun_with_other_shards(
+    on_topic: Undisturbed, server: Valkey, tmp_path: Path, shards: int
+) -> None:
+    """From its first start on, through kills: the same values."""
+    folder = tmp_path / "job"
+    folder.mkdir()
+    job = Job(
+        folder, on_topic.definition, on_topic.archive, seed=SEED, workers=2, server=server.uri,
+        options=("--shards", str(shards)),
+    )  # fmt: skip
+    with Poller(job.uri, job.definition, job.archive) as poller:
+        job.kill_at("2-after:6")
+        job.kill_at("3-after:2")
+        job.kill_at("4-before:3")
+        job.jitter_rows = None
+        job.finish()
+    assert len(list(job.state.glob("shard-*"))) == shards
+    assert_right(poller.checker)
+    assert picture(job.definition, job.uri, job.archive) == on_topic.picture
+    assert dead_letters(job) == on_topic.letters
