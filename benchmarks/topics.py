@@ -29,8 +29,8 @@ def others() -> set[int]:
 
 
 @contextmanager
-def broker(options: Options) -> Iterator[Broker]:
-    """Give a broker that runs while the block lasts, off the job's CPU."""
+def broker(options: Options, *, apart: bool = True) -> Iterator[Broker]:
+    """Give a broker that runs while the block lasts; apart: off the job's CPU."""
     libs = jars()
     if libs is None:
         raise RuntimeError(
@@ -38,7 +38,7 @@ def broker(options: Options) -> Iterator[Broker]:
         )
     one = Broker(options.fresh("kafka"), libs)
     mine = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, others())  # the broker begins where this thread is
+    os.sched_setaffinity(0, others() if apart else mine)  # the broker begins where this thread is
     try:
         one.start()
     finally:
