@@ -28,9 +28,8 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from connectors.dead_letters_topic import producer_properties
 from connectors.kafka_reader import consumer_properties
-from connectors.kafka_settings import KafkaSettings
+from connectors.kafka_settings import KafkaSettings, producer_properties
 from connectors.online import Waiting, patiently
 from lookback.errors import StoreBusy, StoreError
 
@@ -98,12 +97,7 @@ class LogTopic:
         """Return where each partition ends, open transactions included."""
         with self._brokers():
             if self._admin is None:
-                known = {
-                    n: v
-                    for n, v in self._settings.properties.items()
-                    if n not in ("group.id", "isolation.level")
-                }
-                self._admin = AdminClient({"log_level": 0, **known})
+                self._admin = AdminClient({"log_level": 0, **self._settings.no_consumer})
             found = self._admin.list_topics(self._topic, timeout=ASK_SECONDS).topics[self._topic]
             if found.error is not None:
                 raise KafkaException(found.error)

@@ -29,7 +29,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from connectors.batches import DeadLetter, Reason
 from connectors.dead_letters import part_name
 from connectors.kafka import KafkaSource
-from connectors.kafka_settings import KafkaSettings, parse_uri, read_settings
+from connectors.kafka_settings import KafkaSettings, parse_uri, producer_properties, read_settings
 from lookback.errors import LookbackError, SourceError, StoreError
 
 ASK_SECONDS = 30.0
@@ -157,13 +157,6 @@ class _Sender:
             raise StoreError(
                 f"dead letters can't be written to {self._where}: {said}; see to it and start the job again"
             ) from None
-
-
-def producer_properties(settings: KafkaSettings) -> dict[str, str | int]:
-    """Return what a producer that neither loses nor doubles is made with."""
-    reading = {"group.id", "isolation.level"}
-    given = {name: value for name, value in settings.properties.items() if name not in reading}
-    return {"log_level": 3, **given, "enable.idempotence": "true", "acks": "all"}
 
 
 def to_headers(letter: DeadLetter, job: str, number: int) -> dict[str, str | int]:

@@ -74,11 +74,8 @@ class KafkaSource:
     @cached_property
     def admin(self) -> AdminClient:
         """Return the client that asks the cluster."""
-        wanted: dict[str, str | int] = {
-            name: v for name, v in self.settings.properties.items() if name not in _CONSUMER_ONLY
-        }
         # Without this, a broker that dies as the cluster's controller is asked until five minutes later.
-        wanted = {"topic.metadata.refresh.interval.ms": METADATA_MS, **wanted}
+        wanted = {"topic.metadata.refresh.interval.ms": METADATA_MS, **self.settings.no_consumer}
         return self._made(AdminClient, {**wanted, "log_level": 0, "error_cb": self._note})
 
     def _note(self, error: KafkaError) -> None:
@@ -243,15 +240,6 @@ class KafkaSource:
             counted=counted,
             accept_loss=self._accept_loss,
         )
-
-
-_CONSUMER_ONLY = {
-    "group.id",
-    "isolation.level",
-    "session.timeout.ms",
-    "max.poll.interval.ms",
-    "group.instance.id",
-}
 
 
 def topic_id(found: TopicDescription) -> str:

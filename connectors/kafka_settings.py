@@ -22,6 +22,14 @@ OURS = {
     "enable.partition.eof": "the job needs it to know a partition's end",
     "metadata.broker.list": "the source's address says it",
 }
+# What other clients than consumers warn of, or refuse.
+_CONSUMER_ONLY = {
+    "group.id",
+    "isolation.level",
+    "session.timeout.ms",
+    "max.poll.interval.ms",
+    "group.instance.id",
+}
 _SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
@@ -33,6 +41,16 @@ class KafkaSettings(ClientSettings):
     def isolation(self) -> str:
         """Return the isolation level that events are read with."""
         return self.properties.get("isolation.level", "read_committed")
+
+    @property
+    def no_consumer(self) -> dict[str, str]:
+        """Return the properties of clients that consume nothing."""
+        return {name: value for name, value in self.properties.items() if name not in _CONSUMER_ONLY}
+
+
+def producer_properties(settings: KafkaSettings) -> dict[str, str | int]:
+    """Return what a producer that neither loses nor doubles is made with."""
+    return {"log_level": 3, **settings.no_consumer, "enable.idempotence": "true", "acks": "all"}
 
 
 def parse_uri(uri: str, *, topic: bool = False) -> tuple[str, str]:

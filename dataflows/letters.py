@@ -105,8 +105,7 @@ def requeue(letters: Iterator[DeadLetter], wanted: Wanted, source: str, settings
         raise UsageError("say which: name positions (TOPIC/PARTITION@OFFSET), --topic or --reason")
     from confluent_kafka import KafkaException, Producer
 
-    from connectors.dead_letters_topic import producer_properties
-    from connectors.kafka_settings import parse_uri, read_settings
+    from connectors.kafka_settings import parse_uri, producer_properties, read_settings
 
     servers, _ = parse_uri(source)
     cluster = read_settings(servers, settings)
