@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -250,23 +250,17 @@ def _until_end_or_growth(
         return endless(options) and watch is not None and watch.grown
 
     total = 0 if endless(options) else sum(info.rows for info in found)
-    ticks = [*_log_ticks(settings, board), *([] if watch is None else [watch.tick])]
+    if settings.change_log is not None:
+        from dataflows.change_log import fence_past
+
+        fence_past(settings, lambda text: say(text, "warning"))
+    ticks = [] if watch is None else [watch.tick]
     pods = None if lead is None else lead.start(settings, board, meters, read_meta(folder))
     outcome = run_round(
         settings, definition, options, telling, board, meters, *ticks, pods=pods, until=grown, total=total
     )
     over = lead is None or outcome.stopped or work_done(options, board)
     return (outcome if over else None), grown() and not outcome.stopped
-
-
-def _log_ticks(settings: Settings, board: Board) -> list[Callable[[], None]]:
-    """Begin with the change log, if there is one; return what is to be called now and then."""
-    if settings.change_log is None:
-        return []
-    from dataflows.change_log import fence_past, log_watch
-
-    fence_past(settings, lambda text: say(text, "warning"))
-    return [log_watch(board, settings.folder).tick]
 
 
 def _watch(source: Source, settings: Settings, board: Board) -> TopicWatch | None:

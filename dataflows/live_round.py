@@ -103,8 +103,6 @@ def check_several_pods(options: LiveOptions) -> None:
         raise UsageError(
             f"--store {options.store}: several pods need a store that all reach: redis://HOST:PORT"
         )
-    if options.change_log is not None:
-        raise UsageError("--change-log is for a job on one machine in this release; leave it or --peers out")
     if not str(options.dead_letters).startswith(KAFKA):
         raise UsageError(
             "several pods need a topic for refused events: --dead-letters kafka://HOST:PORT/TOPIC"
@@ -119,6 +117,7 @@ def agreed_by(definition: Definition, options: LiveOptions, pods: Pods) -> dict[
         "--source": public(options.source),
         "--store": public(options.store),
         "--dead-letters": public(str(options.dead_letters)),
+        "--change-log": public(str(options.change_log)),
         "--peers": ",".join(f"{host}:{port}" for host, port in pods.peers),
         "--workers": str(pods.workers),
         "--shards": str(options.shards),
@@ -159,7 +158,7 @@ def run_round(
     know(job=settings.job, state=str(folder), epoch=lambda: observed.epochs)
     with Progress("run", board, total, quiet=options.quiet) as progress:
         own = [progress.tick, telling.tick, disk_watch(board, folder).tick, store_watch(board, folder).tick]
-        own += [registry_watch(board, folder).tick, *ticks]
+        own += [registry_watch(board, folder).tick, *_log_watch(settings, board), *ticks]
         if pods is None:
             stopped = run_workers(settings, *own, until=until, told=lambda: bool(board.stop[0]))
         else:
@@ -178,6 +177,14 @@ def run_round(
             "warning",
         )
     return Outcome(stopped, counts["rows"] - counts["first"], counts)
+
+
+def _log_watch(settings: Settings, board: Board) -> list[Callable[[], None]]:
+    if settings.change_log is None:
+        return []
+    from dataflows.change_log import log_watch
+
+    return [log_watch(board, settings.folder).tick]
 
 
 @contextlib.contextmanager

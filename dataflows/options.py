@@ -80,6 +80,7 @@ NewShards = Annotated[
     int | None,
     typer.Option(
         "--shards",
+        envvar="LOOKBACK_SHARDS",
         help="How many shards a new state has, 1 to 64: few for fresh values, many for many workers; "
         "`reshard` changes it.",
         show_default="32",
@@ -99,6 +100,7 @@ ChangeLog = Annotated[
     typer.Option(
         metavar="kafka://…/TOPIC",
         help="Send every update there too, as JSON, exactly once; nowhere if not given.",
+        envvar="LOOKBACK_CHANGE_LOG",
         show_default=False,
     ),
 ]

@@ -21,7 +21,9 @@ from dataflows.telemetry.observed import now_ms
 from lookback.errors import LookbackError, RefusedError, StoreLost, UsageError
 
 TELL_SECONDS = 0.1  # between two exchanges of words
-END_SECONDS = 10.0  # that a round's end takes at most from the first pod to the last
+END_SECONDS = (
+    30.0  # that a round's end takes at most from the first pod to the last, which may have a log to fill
+)
 SETTLE_SECONDS = 2.0  # in which the cause of a worker's end comes to light, where it is another pod
 
 # What goes by kind to all pods; any other failure is its own pod's alone, and the others wait for it to come back.

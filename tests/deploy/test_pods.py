@@ -24,10 +24,11 @@ from lookback.training import load_training
 from tests.conftest import SEED
 from tests.deploy.local_pods import Cluster
 from tests.deploy.manifests import KUBERNETES, Object, built, copied, objects
+from tests.services.change_log import problems, read_log
 from tests.services.kafka import PASSWORD, Broker, Sent
 from tests.services.valkey import Valkey, running
 
-TOPIC, LETTERS = "transactions", "lookback.dead-letters"
+TOPIC, LETTERS, UPDATES = "transactions", "lookback.dead-letters", "features.changes"
 PARTITIONS, CARDS, MERCHANTS = 4, 24, 5
 MINUTE, DAY = 60_000, 86_400_000
 WINDOWS = {"1h": DAY // 24, "1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
@@ -155,9 +156,10 @@ class Watcher:
 def payments(kafka: Broker) -> Iterator[Payments]:
     kafka.create(TOPIC, PARTITIONS)
     kafka.create(LETTERS, 1)
+    kafka.create(UPDATES, 2)
     yield Payments(kafka)
-    kafka.delete(TOPIC)
-    kafka.delete(LETTERS)
+    for topic in (TOPIC, LETTERS, UPDATES):
+        kafka.delete(topic)
 
 
 @pytest.fixture
@@ -232,6 +234,8 @@ def test_three_pods_one_lost_one_stopped_two_pods_and_three_again(
     monkeypatch.setenv("LOOKBACK_REDIS_PASSWORD", PASSWORD)  # of this test's own readers
     kubernetes = copied(tmp_path)
     total = 3000
+    line = f"LOOKBACK_CHANGE_LOG=kafka://kafka.data:9093/{UPDATES}\n"
+    edited(kubernetes, "components/prod-settings/job.env", lambda text: text + line)
     three: list[Object] = objects(built("prod", kubernetes))
     payments.more(total // 6, total)
     cluster.start(three, "StatefulSet", 0, 1, 2)
@@ -277,6 +281,11 @@ def test_three_pods_one_lost_one_stopped_two_pods_and_three_again(
     assert watcher.problems == [] and watcher.seen > CARDS
     infos = payments.kafka.admin().list_topics(LETTERS, timeout=30).topics[LETTERS]
     assert len(infos.partitions) == 1
+    updates = read_log(payments.kafka.address, UPDATES)
+    assert not problems(updates)
+    assert {u.value["entity"]["card"] for u in updates if u.value["view"] == "card_activity"} == {
+        f"c{c}" for c in range(CARDS)
+    }
 
 
 def test_replay_jobs(cluster: Cluster, payments: Payments, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tests.recovery.job import LIMIT_SECONDS, HarnessError, launch
 def free_runs(count: int, width: int) -> list[int]:
     """Return `count` ports below those that connections get, each the first of `width` that nobody listens on."""
     found: list[int] = []
-    port = 20_000 + os.getpid() % 5_000
+    port = 20_000 + os.getpid() % 500 * 24  # tests that run beside this one look elsewhere
     while len(found) < count:
         if all(_is_free(port + i) for i in range(width)):
             found.append(port)
@@ -63,18 +63,25 @@ class Pods:
         """Return a pod's state folder."""
         return self.folder / f"volume-{ordinal}"
 
+    def note(self, ordinal: int) -> Path:
+        """Return the file in which a fault point of a pod says that it was reached."""
+        return self.folder / f"fault-{ordinal}"
+
     def shards(self, ordinal: int) -> set[int]:
         """Return the shards that lie on a pod's volume."""
         return {int(path.name[6:]) for path in self.volume(ordinal).glob("shard-*")}
 
-    def start(self, *ordinals: int, count: int = 3, extra: Sequence[str] = ()) -> None:
-        """Start these pods of a job of `count`."""
+    def start(self, *ordinals: int, count: int = 3, extra: Sequence[str] = (), fault: str = "") -> None:
+        """Start these pods of a job of `count`; `fault` arms a fault point in each, POINT[:COUNT]."""
         peers = ",".join(f"127.0.0.1:{port}" for port in self.ports[:count])
         for ordinal in ordinals:
             self.starts += 1
             environment = dict(os.environ)
             if self.jitter_rows is not None:
                 environment["LOOKBACK_TEST_JITTER"] = f"{self.starts}:{self.jitter_rows}"
+            if fault:
+                self.note(ordinal).unlink(missing_ok=True)
+                environment |= {"LOOKBACK_FAULT": fault, "LOOKBACK_FAULT_FILE": str(self.note(ordinal))}
             arguments = [
                 "run", str(self.definition), "--source", self.source, "--store", self.store,
                 "--state", str(self.volume(ordinal)), "--dead-letters", self.letters, "--epoch", "100ms",
@@ -126,6 +133,17 @@ class Pods:
         process = self.running.pop(ordinal)
         process.kill()
         process.wait()
+
+    def dies_at(self, ordinal: int, fault: str) -> None:
+        """Start a pod whose worker is killed at a fault point, which it must reach: the pod ends with it."""
+        self.start(ordinal, fault=fault)
+        process = self.running[ordinal]
+        code = self.wait(ordinal)
+        noted = self.note(ordinal).read_text().split() if self.note(ordinal).exists() else [""]
+        if code != 1 or noted[0] != fault.partition(":")[0]:
+            raise HarnessError(
+                f"pod {ordinal} of {process.pid} ended with {code}, not at {fault}: {self.everything()}"
+            )
 
     def stop(self, *ordinals: int) -> None:
         """Ask pods to stop; each must, with exit code 0."""

@@ -7,15 +7,18 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lookback.client import Client
 from tests.integration.test_dead_letters_topic import raw_letters
 from tests.recovery.conftest import Undisturbed, assert_right
 from tests.recovery.events import TOPIC
 from tests.recovery.pods import Pods
 from tests.recovery.served import Poller, picture
 from tests.recovery.test_kafka import put_on_topic
+from tests.services.change_log import by_key, problems, read_log
 from tests.services.kafka import Broker
 from tests.services.valkey import Valkey
 
@@ -37,13 +40,17 @@ def new_pods(
     made: list[Pods] = []
     topics: list[str] = []
 
-    def make(*, workers: int = 1) -> Pods:
+    def make(*, workers: int = 1, jitter_rows: int = 200, change_log: str = "") -> Pods:
         topics.append(f"letters-of-pods-{next(_numbers)}")
         kafka.create(topics[-1])
         letters = f"kafka://{kafka.address}/{topics[-1]}"
-        options = ("--until-end", "--clock", "event")
+        options = ["--until-end", "--clock", "event"]
+        if change_log:
+            topics.append(change_log)
+            kafka.create(change_log, 3)
+            options += ["--change-log", f"kafka://{kafka.address}/{change_log}"]
         own = (tmp_path, on_topic.definition, on_topic.archive.uri, server.uri, letters, options)
-        pods = Pods(*own, jitter_rows=200, workers=workers)
+        pods = Pods(*own, jitter_rows=jitter_rows, workers=workers)
         made.append(pods)
         return pods
 
@@ -104,3 +111,44 @@ def test_pods_of_two_workers_that_are_stopped(
         pods.finish()
     assert_right(poller.checker)
     assert_as_undisturbed(pods, kafka, on_topic)
+
+
+def test_the_change_log_of_pods(kafka: Broker, new_pods: Callable[..., Pods], on_topic: Undisturbed) -> None:
+    """Pods die with a transaction open, the leader too, and shards move with what they have still to tell."""
+    pods = new_pods(jitter_rows=20, change_log="updates-of-pods")
+    total = on_topic.archive.events
+    pods.start(0, 2)
+    for fault in ("l-sent:2", "3-after:25", "l-after:2"):
+        pods.dies_at(1, fault)
+    pods.start(1)
+    pods.reach(total // 3)
+    pods.kill(0)
+    pods.dies_at(0, "l-sent:2")
+    pods.start(0)
+    pods.reach(total // 2)
+    pods.stop(0, 1, 2)
+    pods.start(0, 1, 2, count=2)  # the third gives its shards away
+    pods.reach(2 * total // 3)
+    pods.kill(1)
+    pods.start(1, count=2)
+    pods.until(lambda: not pods.shards(2), "its shards are the others'")
+    pods.stop(2)
+    pods.finish()
+    assert_as_undisturbed(pods, kafka, on_topic)
+    updates = read_log(kafka.address, "updates-of-pods")
+    assert not problems(updates)
+    last = {
+        (one[-1].value["view"], *one[-1].value["entity"].values()): one[-1].value
+        for one in by_key(updates).values()
+    }
+    assert last.keys() == on_topic.picture.keys()
+    with Client(pods.definition, pods.store) as client:
+        for (view, _), told in last.items():
+            values = {f"{view}.{name}": value for name, value in told["values"].items()}
+            found = client.get(told["entity"], at=told["as_of_ms"], features=list(values)).values
+            assert values == as_json(found), told
+
+
+def as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the client's values as a message has them."""
+    return dict(json.loads(json.dumps(values, default=str)))
