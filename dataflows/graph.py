@@ -23,7 +23,8 @@ from dataflows.failures import noting
 from dataflows.ingest import Ingest, Use
 from dataflows.jitter import part_class
 from dataflows.label_rows import LabelRows
-from dataflows.live import LiveShard, MemoryBudget
+from dataflows.live import LiveShard
+from dataflows.memory_budget import MemoryBudget
 from dataflows.recovery_store import LETTER_PLACES, recorded
 from dataflows.replay import ReplayShard
 from dataflows.settings import Part, Settings

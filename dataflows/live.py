@@ -8,7 +8,7 @@ interleaving could take a value back (see docs/commit.md).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ from bytewax.operators import StatefulBatchLogic
 
 from connectors.online import Waiting, patiently
 from dataflows.board import NEVER, Board
+from dataflows.catchup import Catchup
 from dataflows.disk import ROOM_BYTES, free_bytes, no_room
 from dataflows.draining import draining
 from dataflows.failures import guarded
+from dataflows.memory_budget import MemoryBudget
 from dataflows.refresh import Refresher
 from dataflows.route import I64, Chunk, Item
 from dataflows.settings import Settings
@@ -83,7 +85,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         self.shard_number: int | None = None  # for the note of a failure
         self._committed = False
         self._refresher = Refresher(settings, board)
-        self._waiting: list[_Catchup | None] = []
+        self._waiting: list[Catchup | None] = []
         self._through: dict[str, int] = {}  # up to which offset all rows of a partition have come
 
     @guarded
@@ -184,7 +186,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         self._board.waiting[self._worker] = 0
         faults.reach("0-open", number)
 
-    def _catchup(self, shard: Shard, index: int, writer: StoreWriter) -> _Catchup:
+    def _catchup(self, shard: Shard, index: int, writer: StoreWriter) -> Catchup:
         """Take a shard of the store over; return what its view waits for.
 
         A store that kept less than it once acknowledged gets everything again: it was emptied, restarted without
@@ -204,7 +206,7 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
             )
         kept = writer.kept(fingerprint, number)
         lost = any(kept.get(part, -1) < offset for part, offset in shard.durable[index].items())
-        return _Catchup(marks, sequence, lost=lost or (marks is None and shard.epoch > 0))
+        return Catchup(marks, sequence, lost=lost or (marks is None and shard.epoch > 0))
 
     # --- step 1 ------------------------------------------------------------------------------------------
 
@@ -356,44 +358,6 @@ class LiveShard(StatefulBatchLogic[Item, ViewWrite, tuple[int, int]]):
         if draining():
             raise StateError(message)
         self._board.waiting[self._worker] = 1
-
-
-class MemoryBudget:
-    """One worker's share of the cache, over all its shards."""
-
-    def __init__(self, settings: Settings, blocks: Any) -> None:
-        self.limit_bytes = settings.cache_bytes // settings.shards
-        self.write_buffer_bytes = max(256 << 10, min(8 << 20, self.limit_bytes // 2))
-        self.blocks = blocks
-        self._over: dict[int, int] = {}
-
-    def evict(self, shard: Shard, *, dirty: bool = True) -> int:
-        """Free clean logs beyond the share; return by how many bytes this worker's dirty ones exceed it."""
-        shard.evict(self.limit_bytes)
-        over = shard.cache_bytes - 2 * self.limit_bytes
-        self._over[shard.shard] = max(0, over) if dirty else 0
-        return sum(self._over.values())
-
-
-class _Catchup:
-    """What a view waits for after a start."""
-
-    def __init__(self, marks: dict[str, int] | None, sequence: int, *, lost: bool) -> None:
-        self.marks = {} if faults.off("served_mark") else dict(marks or {})
-        self.sequence = (
-            sequence  # that of another state of this job may be ahead of what this one has counted
-        )
-        self.lost = lost  # the store lacks what it once had: all of the shard goes out again
-
-    def passed(self, view: ViewState, through: Mapping[str, int]) -> bool:
-        """Whether all rows up to the marks are in: those of the shard itself, or the partition has come past them.
-
-        Where the shards were cut anew, or events are gone, the row at a mark may never come to this shard.
-        """
-        return all(
-            max(view.applied.get(part, -1), through.get(part, -1)) >= offset
-            for part, offset in self.marks.items()
-        )
 
 
 def _insert(view: ViewState, chunks: list[tuple[Chunk, slice]]) -> Change:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dataflows.board import Board
-from dataflows.live import LiveShard, MemoryBudget
+from dataflows.live import LiveShard
+from dataflows.memory_budget import MemoryBudget
 from dataflows.route import Chunk, Item
 from dataflows.settings import Part, Settings
 from lookback.definition import loads

@@ -11,7 +11,8 @@ import pytest
 from dataflows import refresh
 from dataflows.board import END, NEVER, Board
 from dataflows.clock import JobClock
-from dataflows.live import LiveShard, MemoryBudget
+from dataflows.live import LiveShard
+from dataflows.memory_budget import MemoryBudget
 from dataflows.route import Chunk, Item
 from dataflows.settings import Part, Settings
 from lookback.definition import loads
