@@ -64,9 +64,10 @@ def main() -> None:
 def _sentence(error: Any) -> str:
     """Return what is wrong with a command line, and where it says how to write it."""
     said = error.format_message().rstrip(".").replace("\n", " ")
-    found = re.fullmatch(r"Invalid value for '([^']*)'[^:]*: (.*)", said)
+    found = re.fullmatch(r"Invalid value for '([^']*)'(?: \(env var: '([^']*)'\))?[^:]*: (.*)", said)
     if found is not None:
-        said = f"{found[1]}: {found[2][:1].lower() + found[2][1:]}"
+        which = f"the variable {found[2]}" if found[2] else found[1]
+        said = f"{which}: {found[3][:1].lower() + found[3][1:]}"
     command = error.ctx.command_path if error.ctx is not None else "lookback"
     return f"{said[:1].lower() + said[1:]}; see `{command} --help`"
 

@@ -108,6 +108,7 @@ def payment(**changes: object) -> dict[str, object]:
         ("--workers", "0", "--workers 0: write a whole number from 1 to 64"),
         ("--workers", "65", "from 1 to 64"),
         ("--workers", "many", "--workers: input should be a valid integer"),
+        ("--shards", "0", "--shards 0: write a whole number from 1 to 64"),
         ("--epoch", "0s", "from 1ms to 1h"),
         ("--epoch", "2d", "from 1ms to 1h"),
         ("--epoch", "soon", "from 1ms to 1h"),
@@ -148,6 +149,12 @@ def test_a_wrong_option_of_run(lookback: Command, tmp_path: Path, option: str, v
 )
 def test_arguments_that_do_not_parse(lookback: Command, arguments: list[str], words: list[str]) -> None:
     refused(lookback(*arguments), 2, *words)
+
+
+def test_a_variable_that_does_not_parse(lookback: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKBACK_SHARDS", "abc")
+    words = ["run", "a.yaml", "--source", "archive:a", "--store", "lmdb:b", "--state", "c"]
+    refused(lookback(*words), 2, "the variable LOOKBACK_SHARDS: input should be a valid integer")
 
 
 def test_help_and_no_arguments(lookback: Command) -> None:
