@@ -114,13 +114,18 @@ PART = '{instance="a",messaging_destination_name="p",messaging_destination_parti
     ("alert", "series", "values"),
     [
         ("LookbackDiskFull", 'lookback_worker_waits{instance="a",lookback_resource="disk"}', [1.0] * 20),
+        (
+            "LookbackChangeLogWaits",
+            'lookback_worker_waits{instance="a",lookback_resource="change_log"}',
+            [1.0] * 20,
+        ),
         ("LookbackEventsLost", f"lookback_partition_lost_total{PART}", [0.0] * 10 + [7.0] * 10),
         ("LookbackRefreshBehind", 'lookback_refresh_delay_seconds{instance="a"}', [61.0] * 20),
         ("LookbackRestarts", 'lookback_epoch_commits_total{instance="a"}', [9.0, 1.0] * 10),
     ],
 )
 def test_what_was_not_recorded(tmp_path: Path, alert: str, series: str, values: list[float | None]) -> None:
-    """Faults that a test can't wait for: a full disk, lost events, refreshes behind, restarts."""
+    """Faults that a test can't wait for: a full disk, a log's brokers away, lost events, refreshes behind, restarts."""
     assert firing(tmp_path, 95, [alert], {series: values}) == ""
     assert firing(tmp_path, 95, [], {series: [0.0] * 20}) == ""
 
