@@ -22,7 +22,7 @@ STALL_SECONDS = float(os.environ.get("LOOKBACK_STALL_SECONDS", "30"))
 MEET_SECONDS = 1.5  # for which the job meets a server that is gone
 CLOCK_SECONDS = 3600
 AHEAD_SECONDS = 5.0  # for which a job's clock is ahead
-FULL_SAID = "no space left"
+FULL_SAID = ("no space left", "disk is full")  # for the state, for dead letters
 
 
 @dataclass
@@ -163,13 +163,17 @@ class Strike:
         if self.servers and not self._job_full():
             self._servers_again()
         wait(self._job_full, "word of the full disk")
-        if FULL_SAID not in self.run.said():
+        if not self._said_full():
             raise WorldError(f"the job ended without a word of the full disk: {self.run.said()}")
         self.seen.append("the job said that its disk is full")
 
     def _job_full(self) -> bool:
         self.world.fill("state")
-        return FULL_SAID in self.run.said() or self.run.process.poll() is not None
+        return self._said_full() or self.run.process.poll() is not None
+
+    def _said_full(self) -> bool:
+        said = self.run.said()
+        return any(words in said for words in FULL_SAID)
 
     def _valkey_full(self) -> str:
         self.world.fill("valkey")
