@@ -31,6 +31,7 @@ from typing import IO, TYPE_CHECKING, Any
 from bytewax.recovery import init_db_dir
 
 from dataflows import recovery_store
+from dataflows.arguments import within
 from dataflows.board import SHARDS as MOST_SHARDS
 from dataflows.progress import LINE_SECONDS, live_line
 from dataflows.route import shard_of_utf8
@@ -88,8 +89,7 @@ class Old:
 
 def run(old_path: Path, shards: int, new_path: Path, *, quiet: bool) -> dict[str, Any]:
     """Make the new state, or go on with what an earlier call left of it; return what it holds."""
-    if not 1 <= shards <= MOST_SHARDS:
-        raise UsageError(f"--shards {shards}: write a whole number from 1 to {MOST_SHARDS}")
+    within("--shards", shards, 1, MOST_SHARDS)
     if not (old_path / "state.json").exists():
         check_finished(old_path)
         raise UsageError(f"{old_path} is no state folder: give the --state of a job")

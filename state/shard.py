@@ -149,12 +149,7 @@ class Shard:
         self.sync(wait)
         self.end_commit()
 
-    def begin_commit(
-        self,
-        wait: Callable[[str], None] | None = None,
-        settled_ms: int = -(2**62),
-        entry: bytes | None = None,
-    ) -> None:
+    def begin_commit(self, wait: Callable[[str], None] | None, settled_ms: int, entry: bytes | None) -> None:
         """Write the batch; it is durable after `sync`, which another thread may call, and counts after `end_commit`."""
         faults.reach("3-before", self.shard)
         puts: list[Put] = []

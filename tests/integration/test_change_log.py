@@ -14,7 +14,7 @@ from confluent_kafka import Producer
 from lookback.client import Client
 from tests.integration.events import T0, Live, payment, write_definition
 from tests.recovery.job import command
-from tests.services.change_log import Update, by_key, problems, read_log
+from tests.services.change_log import Update, as_json, by_key, problems, read_log
 from tests.services.kafka import Broker, Sent
 
 CARDS = 9
@@ -47,9 +47,7 @@ def a_job(kafka: Broker, folder: Path, name: str) -> Live:
 
 def as_read(values: dict[str, Any]) -> dict[str, Any]:
     """Return the client's values as a message has them."""
-    return dict(
-        json.loads(json.dumps({name.removeprefix("cards."): v for name, v in values.items()}, default=str))
-    )
+    return as_json({name.removeprefix("cards."): value for name, value in values.items()})
 
 
 def judge(updates: list[Update], live: Live) -> None:

@@ -7,7 +7,6 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +17,7 @@ from tests.recovery.events import TOPIC
 from tests.recovery.pods import Pods
 from tests.recovery.served import Poller, picture
 from tests.recovery.test_kafka import put_on_topic
-from tests.services.change_log import by_key, problems, read_log
+from tests.services.change_log import as_json, by_key, problems, read_log
 from tests.services.kafka import Broker
 from tests.services.valkey import Valkey
 
@@ -147,8 +146,3 @@ def test_the_change_log_of_pods(kafka: Broker, new_pods: Callable[..., Pods], on
             values = {f"{view}.{name}": value for name, value in told["values"].items()}
             found = client.get(told["entity"], at=told["as_of_ms"], features=list(values)).values
             assert values == as_json(found), told
-
-
-def as_json(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the client's values as a message has them."""
-    return dict(json.loads(json.dumps(values, default=str)))

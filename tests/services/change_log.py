@@ -90,6 +90,11 @@ def problems(updates: Iterable[Update]) -> list[str]:
     return found
 
 
+def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the client's values as a message has them."""
+    return dict(json.loads(json.dumps(values, default=str)))
+
+
 def by_key(updates: Iterable[Update]) -> dict[str, list[Update]]:
     """Return each entity's updates, in order."""
     found: dict[str, list[Update]] = {}
